@@ -1,0 +1,1 @@
+"""Who turns tasks into trajectories: worlds, rendering, the engine, the episode, scoring."""

@@ -1,0 +1,1 @@
+"""Who turns trajectories into weights: advantages, losses, the learner."""

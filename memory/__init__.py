@@ -1,0 +1,1 @@
+"""What the system keeps: trajectory values, replay, layouts, published weights."""

@@ -1,0 +1,1 @@
+"""What the agent may do to pixels: media, frames of reference, the six tools."""
