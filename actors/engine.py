@@ -1,0 +1,252 @@
+"""The policy as a sampler: tokens and views in, tokens, log-probs and version out.
+
+`Engine` is the whole interface; a request always carries its full sequence, so that an engine with prefix caching (vLLM)
+fits behind it. `TransformersEngine` is the reference: it keeps the key/value rows of open sessions, reads a prompt that
+several sessions share once, and decodes all of them together.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelis.memory.model import FeatureCache, Model
+from pixelis.memory.trajectory import Version
+from pixelis.tools.frame import View
+from pixelis.tools.media import MediaStore
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One turn to sample.
+
+    Example:
+        >>> Request("t7/0", (2, 17, 9), (), seed=(1, 7, 0, 0), max_tokens=24, temperature=1.0)  # doctest: +SKIP
+    """
+
+    session: str
+    """Names the episode; its later turns extend the tokens of the earlier ones."""
+    tokens: tuple[int, ...]
+    """The whole sequence so far."""
+    views: tuple[View, ...]
+    """What its placeholders show, in order."""
+    seed: tuple[int, ...]
+    """(run, task, rollout, turn): sampling depends on nothing else."""
+    max_tokens: int
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The sampled turn. `logprobs` are natural logs at temperature 1 of exactly these tokens, under `version`."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    version: Version
+
+
+class Engine(Protocol):
+    """Anything that samples turns."""
+
+    version: Version
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Sample one turn for each request, in their order."""
+        ...
+
+    def close(self, sessions: Iterable[str]) -> None:
+        """These sessions get no further turn."""
+        ...
+
+
+class _Slots:
+    """Keys and values of B rows in preallocated memory; the layers of the network write into it through `update`."""
+
+    def __init__(self, model: Model, rows: int, used: int, room: int) -> None:
+        text = model.net.config.text_config
+        shape = (rows, text.num_key_value_heads, used + room, text.head_dim)
+        like = model.net.model.language_model.embed_tokens.weight
+        self.layers = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(text.num_hidden_layers)]
+        self.used = used
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Append the columns of one layer; returns all columns so far."""
+        held_keys, held_values = self.layers[layer]
+        end = self.used + keys.shape[2]
+        held_keys[:, :, self.used : end] = keys
+        held_values[:, :, self.used : end] = values
+        return held_keys[:, :, :end], held_values[:, :, :end]
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        """Columns in use (asked for by transformers)."""
+        return self.used
+
+
+class _Bank:
+    """Sessions that decode together: their rows, which columns hold what, and the next rope position of each."""
+
+    def __init__(self, sessions: list[str], slots: _Slots, valid: Tensor, lengths: list[int]) -> None:
+        self.sessions, self.slots, self.valid, self.lengths = sessions, slots, valid, lengths
+
+
+class TransformersEngine:
+    """`Engine` on a transformers model in this process."""
+
+    def __init__(self, model: Model, store: MediaStore, stop: frozenset[int], version: Version = (0, 0)) -> None:
+        self.model, self.stop, self.version = model.net.eval() and model, stop, version
+        self.features = FeatureCache(model, store)
+        self._banks: dict[int, _Bank] = {}
+        self._bank_of: dict[str, int] = {}
+        self._next_bank = 0
+
+    def load(self, state: dict[str, Tensor], version: Version, vision_changed: bool) -> None:
+        """Take new weights between episodes. RuntimeError while sessions are open: an episode has one version a turn."""
+        if self._bank_of:
+            raise RuntimeError(f"{len(self._bank_of)} sessions are open; weights change between episodes only")
+        self.model.net.load_state_dict(state, strict=False)
+        self.version = version
+        if vision_changed:
+            self.features.clear()
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Sample one turn for each request, in their order."""
+        waiting: dict[int, list[int]] = defaultdict(list)
+        for i, request in enumerate(requests):
+            waiting[self._bank_of.get(request.session, -1)].append(i)
+        done: dict[int, Completion] = {}
+        for number, indices in waiting.items():
+            some = [requests[i] for i in indices]
+            bank, logits = self._open(some) if number < 0 else self._extend(self._banks.pop(number), some)
+            done.update(zip(indices, self._decode(bank, some, logits), strict=True))
+            self._next_bank += 1
+            self._banks[self._next_bank] = bank
+            self._bank_of.update(dict.fromkeys(bank.sessions, self._next_bank))
+        return [done[i] for i in range(len(requests))]
+
+    def close(self, sessions: Iterable[str]) -> None:
+        """These sessions get no further turn; a bank without open sessions is freed."""
+        for session in sessions:
+            self._bank_of.pop(session, None)
+        alive = set(self._bank_of.values())
+        self._banks = {number: bank for number, bank in self._banks.items() if number in alive}
+
+    def _open(self, requests: list[Request]) -> tuple[_Bank, Tensor]:
+        """Read prompts, each distinct one once, and give every session its own row."""
+        room = max(r.max_tokens for r in requests)
+        prompts = list(dict.fromkeys((r.tokens, r.views) for r in requests))
+        width = max(len(tokens) for tokens, _ in prompts)
+        slots = _Slots(self.model, len(prompts), 0, width)
+        ids, places, valid = self._padded([tokens for tokens, _ in prompts], [views for _, views in prompts], [0] * len(prompts))
+        hidden = self.model.hidden(ids, places, self.features.get([v for _, views in prompts for v in views]), cache=slots)
+        slots.used = width
+        last = self.model.logits(hidden[torch.arange(len(prompts)), valid.sum(1) - 1])
+        index = {prompt: i for i, prompt in enumerate(prompts)}
+        rows = [index[(r.tokens, r.views)] for r in requests]
+        bank = _Bank([], slots, valid, [len(tokens) for tokens, _ in prompts])
+        return self._packed(bank, rows, [r.session for r in requests], room), last[rows]
+
+    def _extend(self, bank: _Bank, requests: list[Request]) -> tuple[_Bank, Tensor]:
+        """Feed what the environment added since the last turn; rows of closed sessions are left behind."""
+        row = {session: i for i, session in enumerate(bank.sessions)}
+        rows = [row[r.session] for r in requests]
+        starts = [bank.lengths[i] for i in rows]
+        news = [r.tokens[start:] for r, start in zip(requests, starts, strict=True)]
+        chunk = max(map(len, news))
+        bank = self._packed(bank, rows, [r.session for r in requests], chunk + max(r.max_tokens for r in requests))
+        ids, places, valid = self._padded([r.tokens for r in requests], [r.views for r in requests], starts)
+        before = bank.slots.used
+        seen = torch.cat([bank.valid[:, :before], valid], dim=1)
+        mask = seen[:, None, None, :].expand(-1, 1, chunk, -1).clone()
+        mask[..., before:] &= torch.ones(chunk, chunk, dtype=torch.bool).tril()
+        mask |= torch.eye(chunk, before + chunk, dtype=torch.bool).roll(before, 1)  # a padded query must see something
+        views = [v for r, new in zip(requests, news, strict=True) for v in r.views[len(r.views) - self._shown(new) :]]
+        hidden = self.model.hidden(ids, places, self.features.get(views), mask, bank.slots)
+        bank.slots.used, bank.valid = before + chunk, seen
+        bank.lengths = [len(r.tokens) for r in requests]
+        return bank, self.model.logits(hidden[torch.arange(len(requests)), valid.sum(1) - 1])
+
+    def _shown(self, tokens: Sequence[int]) -> int:
+        return sum(t == self.model.layout.start for t in tokens)
+
+    def _padded(
+        self, tokens: list[tuple[int, ...]], views: list[tuple[View, ...]], starts: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids [B, S], rope positions [3, B, S] and validity [B, S] of the tokens from `starts` on, padded on the right."""
+        width = max(len(t) - start for t, start in zip(tokens, starts, strict=True))
+        ids = np.zeros((len(tokens), width), dtype=np.int64)
+        places = np.zeros((3, len(tokens), width), dtype=np.int64)
+        valid = np.zeros((len(tokens), width), dtype=bool)
+        for i, (row, shown, start) in enumerate(zip(tokens, views, starts, strict=True)):
+            count = len(row) - start
+            ids[i, :count] = row[start:]
+            places[:, i, :count] = self.model.layout.positions(row, shown)[:, start:]
+            valid[i, :count] = True
+        return torch.from_numpy(ids), torch.from_numpy(places), torch.from_numpy(valid)
+
+    def _packed(self, bank: _Bank, rows: list[int], sessions: list[str], room: int) -> _Bank:
+        """A bank of the given rows without holes between their columns, with `room` for more."""
+        valid = bank.valid[rows]
+        counts = valid.sum(1)
+        used = int(counts.max())
+        order = valid.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :used]
+        slots = _Slots(self.model, len(rows), used, room)
+        index = torch.tensor(rows)[:, None], order
+        for (keys, values), (old_keys, old_values) in zip(slots.layers, bank.slots.layers, strict=True):
+            keys[:, :, :used] = old_keys.transpose(1, 2)[index].transpose(1, 2)
+            values[:, :, :used] = old_values.transpose(1, 2)[index].transpose(1, 2)
+        packed = torch.arange(used)[None] < counts[:, None]
+        return _Bank(sessions, slots, packed, [bank.lengths[i] for i in rows])
+
+    def _decode(self, bank: _Bank, requests: list[Request], logits: Tensor) -> list[Completion]:
+        """Sample until every row has stopped. The last sampled token is fed too, so the row is ready to go on."""
+        steps = max(r.max_tokens for r in requests)
+        draws = torch.from_numpy(np.stack([_uniform(r.seed, steps) for r in requests]))
+        heat = torch.tensor([r.temperature for r in requests])
+        limit = torch.tensor([r.max_tokens for r in requests])
+        place = torch.tensor([self._next_place(r) for r in requests])
+        stop = torch.tensor(sorted(self.stop))
+        live = torch.ones(len(requests), dtype=torch.bool)
+        taken, logs, lives = [], [], []
+        for step in range(steps):
+            token, log = _sample(logits, heat, draws[:, step])
+            taken.append(token)
+            logs.append(log)
+            lives.append(live)
+            bank.valid = torch.cat([bank.valid, live[:, None]], dim=1)
+            live = live & ~torch.isin(token, stop) & (step + 1 < limit)
+            mask = bank.valid[:, None, None, :].clone()
+            mask[..., -1] = True
+            places = (place + step)[None, :, None].expand(3, -1, -1)
+            hidden = self.model.hidden(token[:, None], places, (), mask, bank.slots)
+            bank.slots.used += 1
+            if not live.any():
+                break
+            logits = self.model.logits(hidden[:, 0])
+        counts = torch.stack(lives).sum(0).tolist()
+        tokens, values = torch.stack(taken, 1).tolist(), torch.stack(logs, 1).tolist()
+        bank.lengths = [length + n for length, n in zip(bank.lengths, counts, strict=True)]
+        return [Completion(tuple(t[:n]), tuple(v[:n]), self.version) for t, v, n in zip(tokens, values, counts, strict=True)]
+
+    def _next_place(self, request: Request) -> int:
+        return int(self.model.layout.positions(request.tokens, request.views)[:, -1].max()) + 1
+
+
+def _uniform(seed: tuple[int, ...], count: int) -> np.ndarray:
+    """`count` numbers in [0, 1) that depend on `seed` alone."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([s & 0xFFFFFFFF for s in seed]))).random(count)
+
+
+def _sample(logits: Tensor, heat: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+    """One token a row by inverse CDF (the best one at temperature 0), and its log-prob at temperature 1."""
+    logs = logits.log_softmax(-1)
+    warm = (logs / heat.clamp(min=1e-6)[:, None]).softmax(-1).double().cumsum(-1)
+    drawn = torch.searchsorted(warm, draw[:, None].double() * warm[:, -1:], right=True)[:, 0]
+    token = torch.where(heat > 0, drawn.clamp(max=logits.shape[-1] - 1), logits.argmax(-1))
+    return token, logs.gather(-1, token[:, None])[:, 0]

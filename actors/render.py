@@ -1,0 +1,135 @@
+"""Text and views to tokens, and sampled tokens back to a call or an answer.
+
+The template is Qwen's chat format. Each piece is tokenised once and only joined as tokens: tokens are the truth, text is
+never re-tokenised (architecture, section 3).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pixelis.memory.model import Model
+from pixelis.memory.task import Task
+from pixelis.tools.call import ToolCall, ToolFailure, ToolResult, parse_call
+from pixelis.tools.frame import View
+from pixelis.tools.handle import Workspace
+from pixelis.tools.media import MediaStore
+
+CALL_END = "</tool_call>"
+TURN_END = "<|im_end|>"
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the environment adds to a sequence: tokens, and the views their placeholders show."""
+
+    tokens: tuple[int, ...]
+    views: tuple[View, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What sampled text means: one call, one answer, or an error code (a `policy` failure)."""
+
+    call: ToolCall | None = None
+    answer: str | None = None
+    error: str | None = None
+
+
+def seen_times(frames: int) -> list[int]:
+    """Times (0..1000 of the clip) of the frames shown with the question: evenly spaced from the start."""
+    return [i * 1000 // frames for i in range(frames)]
+
+
+def frame_at(time: int, frames: int) -> int:
+    """Frame number (0-based) that time 0..1000 of a clip of `frames` frames falls into."""
+    return min(frames - 1, time * frames // 1000)
+
+
+class Renderer:
+    """One policy's way of writing episodes."""
+
+    def __init__(self, model: Model) -> None:
+        self.tokenizer, self.layout, self.card = model.tokenizer, model.layout, model.card
+        self._grid = np.asarray(self.card.grid)
+        vocabulary = self.tokenizer.get_vocab()
+        self.stop = frozenset(i for token, i in vocabulary.items() if token.endswith((CALL_END, TURN_END)))
+        """Tokens that end a turn."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of token ids, special tokens included."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
+
+    def prompt(self, task: Task, store: MediaStore) -> Observed:
+        """The question with the whole image, or with evenly spaced frames of the clip, each after its time."""
+        system = f"<|im_start|>system\n{self.card.system}{TURN_END}\n" if self.card.system else ""
+        tokens = self.encode(system + "<|im_start|>user\n")
+        views: list[View] = []
+        for source in task.media:
+            info = store.info(source)
+            whole = (0, 0, info.width, info.height)
+            if info.kind == "image":
+                views.append(View(source, whole))
+                tokens += self.layout.placeholders(views[-1])
+                continue
+            for time in seen_times(self.card.clip_frames):
+                views.append(View(source, whole, frame_at(time, info.frames)))
+                tokens += self.encode(str(time)) + self.layout.placeholders(views[-1])
+        tokens += self.encode(task.question) + self.encode(f"{TURN_END}\n<|im_start|>assistant\n")
+        return Observed(tuple(tokens), tuple(views))
+
+    def observation(self, result: ToolResult, workspace: Workspace, ended: bool) -> Observed:
+        """A result as the policy reads it: its JSON and the pixels of every handle it shows.
+
+        `ended` tells whether the policy itself wrote the end-of-turn token.
+        """
+        text = f"\n<|im_start|>user\n<tool_response>\n" if ended else f"{TURN_END}\n<|im_start|>user\n<tool_response>\n"
+        tokens = self.encode(text) + self.encode(self._snapped(result.observation()))
+        views = tuple(workspace.get(name).view for name in result.shown)
+        for view in views:
+            tokens += self.layout.placeholders(view)
+        tokens += self.encode(f"\n</tool_response>{TURN_END}\n<|im_start|>assistant\n")
+        return Observed(tuple(tokens), views)
+
+    def parse(self, tokens: Sequence[int]) -> Parsed:
+        """What a turn's sampled tokens mean."""
+        text = self.decode(tokens)
+        called = re.search(r"<tool_call>(.*?)</tool_call>", text, re.DOTALL)
+        if called:
+            try:
+                return Parsed(call=parse_call(called.group(1)))
+            except ToolFailure as failure:
+                return Parsed(error=failure.code)
+        answered = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
+        return Parsed(answer=answered.group(1).strip()) if answered else Parsed(error="no_call_or_answer")
+
+    def recite(self, thought: str, call: ToolCall | None, answer: str | None) -> list[int]:
+        """The tokens of a demonstrated turn, ending where a sampled turn would end."""
+        if call is not None:
+            return self.encode(f"{thought}<tool_call>{call.to_json()}{CALL_END}")
+        return self.encode(f"{thought}<answer>{answer}</answer>{TURN_END}")
+
+    def _snapped(self, text: str) -> str:
+        """Observation JSON with every number moved to the nearest one that the tokenizer has a token for."""
+        if not len(self._grid):
+            return text
+        return json.dumps(self._snap(json.loads(text)), separators=(",", ":"), ensure_ascii=False)
+
+    def _snap(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self._snap(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._snap(item) for item in value]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return value
+        return int(self._grid[np.abs(self._grid - value).argmin()])

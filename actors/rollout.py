@@ -1,0 +1,134 @@
+"""A rollout worker: tasks in, scored groups of trajectories out. The teacher and the policy act through the same episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from pixelis.actors.engine import Completion, Engine
+from pixelis.actors.episode import Episode, Limits
+from pixelis.actors.render import Renderer
+from pixelis.actors.score import Outcome, RewardSettings, outcome, reward
+from pixelis.actors.tasks import TaskSource
+from pixelis.actors.teacher import Teacher
+from pixelis.memory.task import GoldTask, Task
+from pixelis.memory.trajectory import Group, Trajectory
+from pixelis.tools.toolbox import Toolbox
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSettings:
+    """How a worker acts."""
+
+    group: int = 8
+    """Rollouts a question."""
+    limits: Limits = field(default_factory=Limits)
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    style: str = "tools"
+    """How the teacher demonstrates: with tools, or `no_tools` for the control that answers at once."""
+    captions: int = 1
+    """Captions that the teacher writes for each demonstrated scene."""
+
+
+class RolloutWorker:
+    """Runs episodes of one task source.
+
+    Example:
+        >>> groups = worker.sample(range(16))     # the policy: 16 groups of 8 rollouts     # doctest: +SKIP
+        >>> groups = worker.recite(range(16))     # the teacher: demonstrations and captions # doctest: +SKIP
+    """
+
+    def __init__(
+        self, source: TaskSource, toolbox: Toolbox, renderer: Renderer, engine: Engine, settings: RolloutSettings, run: int
+    ) -> None:
+        self.source, self.toolbox, self.renderer, self.engine = source, toolbox, renderer, engine
+        self.settings, self.run = settings, run
+
+    def sample(self, indices: Sequence[int]) -> list[Group]:
+        """One scored group for each task index. An episode that ended by infrastructure stays in it without rewards."""
+        golds = {i: self.source.gold(i) for i in indices}
+        episodes = [
+            self._episode(gold.task, i, rollout, self.settings.limits)
+            for i, gold in golds.items()
+            for rollout in range(self.settings.group)
+        ]
+        play(episodes, self.engine)
+        size = self.settings.group
+        return [
+            Group(gold.task.id, tuple(self._scored(e, gold) for e in episodes[k * size : (k + 1) * size]))
+            for k, gold in enumerate(golds.values())
+        ]
+
+    def evaluate(self, indices: Sequence[int]) -> tuple[list[Outcome], list[Trajectory]]:
+        """Greedy episodes: their outcomes and trajectories. Those that ended by infrastructure are left out of both."""
+        greedy = replace(self.settings.limits, temperature=0.0)
+        golds = [self.source.gold(i) for i in indices]
+        episodes = [self._episode(gold.task, i, 0, greedy) for i, gold in zip(indices, golds, strict=True)]
+        play(episodes, self.engine)
+        whole = [(e, g) for e, g in zip(episodes, golds, strict=True) if e.status != "infra"]
+        scored = [self._scored(e, g) for e, g in whole]
+        return [outcome(t, g, e.workspace) for t, (e, g) in zip(scored, whole, strict=True)], scored
+
+    def recite(self, indices: Sequence[int]) -> list[Group]:
+        """Demonstrations and captions of some scenes, each a group of one. Those that fail their check are left out."""
+        groups: list[Group] = []
+        for index in indices:
+            scene = self.source.scene(index)
+            rng = np.random.default_rng([self.run, index])
+            demonstrated = self._demonstrate(index, rng)
+            trajectories = [demonstrated] if demonstrated else []
+            family = self.source.families[index % len(self.source.families)]
+            offered = captions(scene, rng)
+            picks = rng.permutation(len(offered))[: self.settings.captions]
+            trajectories += [self._caption(scene.task.task, family, int(k), *offered[k]) for k in picks]
+            groups += [Group(t.task_id, (t,)) for t in trajectories]
+        return groups
+
+    def _episode(self, task: Task, index: int, rollout: int, limits: Limits) -> Episode:
+        seed = (self.run, index, rollout)
+        return Episode(task, f"{task.id}/{self.run}/{rollout}", seed, self.toolbox, self.renderer, limits)
+
+    def _scored(self, episode: Episode, gold: GoldTask) -> Trajectory:
+        trajectory = episode.trajectory()
+        if trajectory.status in ("infra", "cancelled"):
+            return trajectory
+        return replace(trajectory, rewards=reward(trajectory, gold, self.settings.reward))
+
+    def _demonstrate(self, index: int, rng: np.random.Generator) -> Trajectory | None:
+        """The teacher's episode through the real tools, or None if its evidence does not hold."""
+        scene = self.source.scene(index)
+        limits = replace(self.settings.limits, turn_tokens=10_000)
+        episode = self._episode(scene.task.task, index, 0, limits)
+        teacher = Teacher(scene, rng, self.settings.style)
+        results = []
+        while not episode.over:
+            step = teacher.next(episode.workspace, results)
+            tokens = tuple(self.renderer.recite(step.thought, step.call, step.answer))
+            result = episode.step(Completion(tokens, (0.0,) * len(tokens), (0, 0)))
+            results += [result] if result is not None else []
+        return episode.trajectory() if teacher.verify(results) else None
+
+    def _caption(self, task: Task, family: str, number: int, question: str, text: str) -> Trajectory:
+        """One question answered in a single turn without calls."""
+        asked = replace(task, id=f"{task.id}.caption{number}", question=question, family=f"{family}.caption")
+        episode = self._episode(asked, 0, 0, self.settings.limits)
+        tokens = tuple(self.renderer.recite("", None, text))
+        episode.step(Completion(tokens, (0.0,) * len(tokens), (0, 0)))
+        return episode.trajectory()
+
+
+def play(episodes: Sequence[Episode], engine: Engine) -> None:
+    """Run episodes to their ends, sampling the next turn of all that go on together."""
+    live = list(episodes)
+    while live:
+        for episode, completion in zip(live, engine.generate([e.request() for e in live]), strict=True):
+            episode.step(completion)
+        engine.close(e.name for e in live if e.over)
+        live = [e for e in live if not e.over]
+
+
+def captions(scene, rng):  # type: ignore[no-untyped-def]
+    """Placeholder until world lands."""
+    raise NotImplementedError

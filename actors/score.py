@@ -1,0 +1,176 @@
+"""What an episode is worth: rewards for learning, and the figures a run is judged by."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from pixelis.memory.task import Evidence, GoldTask
+from pixelis.memory.trajectory import Trajectory, Turn
+from pixelis.tools.frame import Box
+from pixelis.tools.handle import Workspace
+from pixelis.tools.measure import box_iou, cer, exact, t_iou
+
+
+@dataclass(frozen=True, slots=True)
+class RewardSettings:
+    """Weights of the reward components (paper 5.2 and 5.5)."""
+
+    answer: float = 1.0
+    invalid: float = 0.1
+    """Taken off for each step that is the policy's own fault."""
+
+
+def reward(trajectory: Trajectory, gold: GoldTask, settings: RewardSettings) -> dict[str, float]:
+    """Reward by component. ValueError for an episode that ended by infrastructure: it has no reward."""
+    if trajectory.status in ("infra", "cancelled"):
+        raise ValueError(f"{trajectory.id} ended by {trajectory.status}: it must not be rewarded")
+    return {
+        "answer": settings.answer * correct(trajectory, gold),
+        "invalid": -settings.invalid * trajectory.n_invalid,
+    }
+
+
+def correct(trajectory: Trajectory, gold: GoldTask) -> bool:
+    """Whether the answer is exactly the gold one."""
+    return trajectory.answer is not None and exact(trajectory.answer, gold.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One evaluated episode.
+
+    Example:
+        >>> Outcome("code", True, 2, 2, 2, 0.91)
+        Outcome(family='code', success=True, steps=2, valid=2, calls=2, fidelity=0.91)
+    """
+
+    family: str
+    success: bool
+    steps: int
+    """Chain length: calls, and attempts at one that did not parse."""
+    valid: int
+    """Steps that were no policy failure."""
+    calls: int
+    """Calls that succeeded."""
+    fidelity: float | None
+    """Mean agreement of the calls with the gold evidence, None without a call that evidence speaks about."""
+
+
+def outcome(trajectory: Trajectory, gold: GoldTask, workspace: Workspace) -> Outcome:
+    """Measure one finished episode."""
+    marks = [m for m in (fidelity(turn, gold.evidence, workspace) for turn in trajectory.turns) if m is not None]
+    return Outcome(
+        gold.task.family,
+        correct(trajectory, gold),
+        trajectory.chain_length,
+        trajectory.chain_length - trajectory.n_invalid,
+        trajectory.n_valid,
+        float(np.mean(marks)) if marks else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What `summary.json` holds for each family and for all."""
+
+    n: int
+    success: float
+    """Share of exactly right answers."""
+    valid: float
+    """Share of steps that were no policy failure (schema, handle, range, budget)."""
+    chain_length: float
+    """Mean steps before the answer."""
+    rapr: float
+    """Share of episodes with at least one successful call (RaPR `valid`, paper section 7)."""
+    visfid: float
+    """Mean over calls of their agreement with gold evidence (VisFid, paper section 7), averaged over episodes."""
+
+
+def figures(outcomes: Sequence[Outcome]) -> Figures:
+    """Aggregate some episodes. ValueError for none."""
+    if not outcomes:
+        raise ValueError("no episode to aggregate")
+    marks = [o.fidelity for o in outcomes if o.fidelity is not None]
+    steps = sum(o.steps for o in outcomes)
+    return Figures(
+        n=len(outcomes),
+        success=float(np.mean([o.success for o in outcomes])),
+        valid=sum(o.valid for o in outcomes) / steps if steps else 1.0,
+        chain_length=steps / len(outcomes),
+        rapr=float(np.mean([o.calls > 0 for o in outcomes])),
+        visfid=float(np.mean(marks)) if marks else 0.0,
+    )
+
+
+def by_family(outcomes: Iterable[Outcome]) -> dict[str, dict[str, float]]:
+    """`figures` for each family and for `all`, as plain numbers."""
+    kept: dict[str, list[Outcome]] = defaultdict(list)
+    for one in outcomes:
+        kept[one.family].append(one)
+        kept["all"].append(one)
+    return {family: asdict(figures(some)) for family, some in sorted(kept.items())}
+
+
+def fidelity(turn: Turn, evidence: Evidence, workspace: Workspace) -> float | None:
+    """Agreement in [0, 1] of one call with the gold evidence; 0 for a failed call, None where evidence is silent."""
+    if turn.call is None or turn.result is None:
+        return None
+    op = turn.call.name
+    if op not in ("SEG", "ZOOM", "OCR", "TEMP", "TRK"):
+        return None
+    if not turn.result.ok:
+        return 0.0
+    data = turn.result.data
+    if op == "OCR":
+        return max(1 - min(1.0, cer(str(data.get("text", "")), text)) for text in evidence.texts) if evidence.texts else None
+    if op == "TEMP":
+        return _window_fidelity(turn, evidence)
+    if not evidence.boxes or turn.result.ref is None:
+        return None
+    view = workspace.get(turn.result.ref).view
+    if op == "ZOOM":
+        return max(_coverage(_in_source(view.rect, workspace), box) for box in evidence.boxes)
+    boxes = [data["box"]] if "box" in data else [b[1:] for b in data.get("boxes", [])]
+    found = [_lifted(tuple(box), turn.call.arguments.get("on", "img0"), workspace) for box in boxes]
+    return float(np.mean([max(box_iou(f, gold) for gold in evidence.boxes) for f in found])) if found else None
+
+
+def _window_fidelity(turn: Turn, evidence: Evidence) -> float | None:
+    """A shown frame counts as inside or outside the gold window; found windows by their best tIoU."""
+    assert turn.result is not None
+    if not evidence.windows:
+        return None
+    if "windows" in turn.result.data:
+        return max(t_iou(tuple(w), gold) for w in turn.result.data["windows"] for gold in evidence.windows)
+    times = turn.result.data.get("times", [])
+    return float(np.mean([any(a <= t <= b for a, b in evidence.windows) for t in times])) if times else None
+
+
+def _in_source(rect: tuple[int, int, int, int], workspace: Workspace) -> tuple[float, float, float, float]:
+    """A pixel rectangle of the source in 0..1000 of img0."""
+    whole = workspace.get("img0").view
+    x0, y0 = whole.from_source(rect[0], rect[1])
+    x1, y1 = whole.from_source(rect[2], rect[3])
+    return x0, y0, x1, y1
+
+
+def _lifted(box: Box, on: str, workspace: Workspace) -> tuple[float, float, float, float]:
+    """A box of a handle in 0..1000 of img0."""
+    view = workspace.get(on).view
+    x0, y0 = view.to_source(box[0], box[1])
+    x1, y1 = view.to_source(box[2], box[3])
+    whole = workspace.get("img0").view
+    return (*whole.from_source(x0, y0), *whole.from_source(x1, y1))
+
+
+def _coverage(crop: tuple[float, float, float, float], gold: Box) -> float:
+    """Share of the gold box inside a crop, times min(1, 4 gold area / crop area): a crop of everything earns little."""
+    width = max(0.0, min(crop[2], gold[2]) - max(crop[0], gold[0]))
+    height = max(0.0, min(crop[3], gold[3]) - max(crop[1], gold[1]))
+    area = (gold[2] - gold[0]) * (gold[3] - gold[1])
+    whole = (crop[2] - crop[0]) * (crop[3] - crop[1])
+    return width * height / area * min(1.0, 4 * area / whole)

@@ -1,0 +1,66 @@
+"""Trajectories to padded tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelis.memory.layout import Layout, lay_out
+from pixelis.memory.trajectory import Trajectory
+from pixelis.tools.frame import View
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B trajectories padded on the right to S tokens; `N` sampled tokens in row order."""
+
+    tokens: Tensor
+    """int64 [B, S]"""
+    positions: Tensor
+    """int64 [3, B, S]"""
+    mask: Tensor
+    """bool [B, S], True on sampled tokens."""
+    views: tuple[View, ...]
+    """What the placeholders show, row by row."""
+    old: Tensor
+    """float32 [N], log-probs at sampling time."""
+    row: Tensor
+    """int64 [N], the trajectory of each sampled token."""
+
+
+def collate(trajectories: Sequence[Trajectory], layout: Layout) -> Batch:
+    """Pad some trajectories into one batch."""
+    laid = [lay_out(t, layout) for t in trajectories]
+    width = max(len(one.tokens) for one in laid)
+    tokens = np.zeros((len(laid), width), dtype=np.int64)
+    positions = np.zeros((3, len(laid), width), dtype=np.int64)
+    mask = np.zeros((len(laid), width), dtype=bool)
+    for i, one in enumerate(laid):
+        count = len(one.tokens)
+        tokens[i, :count], positions[:, i, :count], mask[i, :count] = one.tokens, one.positions, one.mask
+    old = np.concatenate([t.logprobs[t.mask] for t in trajectories])
+    return Batch(
+        torch.from_numpy(tokens),
+        torch.from_numpy(positions),
+        torch.from_numpy(mask),
+        tuple(view for one in laid for view in one.views),
+        torch.from_numpy(old.astype(np.float32)),
+        torch.from_numpy(np.nonzero(mask)[0]),
+    )
+
+
+def by_length(trajectories: Sequence[Trajectory], tokens: int) -> Iterator[list[int]]:
+    """Indices in micro-batches of similar length, each at most `tokens` tokens when padded (or one trajectory)."""
+    lengths = [len(t) for t in trajectories]
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and lengths[i] * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

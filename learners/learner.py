@@ -1,0 +1,135 @@
+"""One rank of the learner: groups in, one optimizer step, weights out. SFT and RFT differ only in the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelis.learners.advantage import advantages
+from pixelis.learners.batch import by_length, collate
+from pixelis.learners.loss import GrpoSettings, grpo, imitation
+from pixelis.learners.reference import Reference, logprobs
+from pixelis.memory.model import FeatureCache, Features, Model
+from pixelis.memory.trajectory import Group, Trajectory, Version
+from pixelis.tools.frame import View
+from pixelis.tools.media import MediaStore
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerSettings:
+    """How a phase turns groups into a step."""
+
+    loss: Literal["imitation", "grpo"] = "imitation"
+    lr: float = 1.5e-3
+    warmup: int = 50
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    """Largest gradient norm."""
+    train_vision: bool = False
+    micro_tokens: int = 8192
+    """Padded tokens in one forward."""
+    advantage_floor: float = 0.1
+    """Added to the standard deviation of a group's rewards."""
+    grpo: GrpoSettings = field(default_factory=GrpoSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A trajectory with the credit it carries in this step."""
+
+    trajectory: Trajectory
+    advantage: float
+
+
+class Learner:
+    """Holds the training weights. `update` is one optimizer step, or none at all."""
+
+    def __init__(self, model: Model, store: MediaStore, settings: LearnerSettings, version: Version = (0, 0)) -> None:
+        self.model, self.store, self.settings, self.version = model, store, settings, version
+        model.net.model.visual.requires_grad_(settings.train_vision)
+        self.parameters = [p for p in model.net.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
+        )
+        self.features = FeatureCache(model, store)
+        self.reference = Reference(model) if settings.loss == "grpo" else None
+
+    def update(self, groups: Sequence[Group]) -> dict[str, float]:
+        """One step on some groups. Infrastructure failures and groups without contrast are left out and counted.
+
+        A loss or gradient that is not finite skips the step: weights, optimizer and version stay as they were.
+        """
+        samples, figures = self._admit(groups)
+        if not samples:
+            return {**figures, "skipped": 1.0}
+        self.model.net.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        parts: list[tuple[float, dict[str, float]]] = []
+        micro = list(by_length([s.trajectory for s in samples], self.settings.micro_tokens))
+        total = sum(int(s.trajectory.mask.sum()) for s in samples)
+        for indices in micro:
+            loss, count, told = self._loss([samples[i] for i in indices])
+            (loss * (count / total)).backward()
+            parts.append((count / total, {**told, "loss": float(loss.detach())}))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        figures |= {key: sum(share * told[key] for share, told in parts) for key in parts[0][1]}
+        figures |= {"grad_norm": float(norm), "tokens": float(total), "step": float(self.version[1])}
+        if not (np.isfinite(figures["loss"]) and torch.isfinite(norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            return {**figures, "skipped": 1.0, "non_finite": 1.0}
+        step = self.version[1] + 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * min(1.0, step / max(1, self.settings.warmup))
+        self.optimizer.step()
+        self.version = (self.version[0], step)
+        return {**figures, "skipped": 0.0, "non_finite": 0.0}
+
+    def _admit(self, groups: Sequence[Group]) -> tuple[list[Sample], dict[str, float]]:
+        """What this step learns from, with its credit, and what was left out and why."""
+        samples: list[Sample] = []
+        infra = uniform = 0
+        for group in groups:
+            whole = [t for t in group.trajectories if t.status not in ("infra", "cancelled")]
+            infra += len(group) - len(whole)
+            if not whole:
+                continue
+            if self.settings.loss == "imitation":
+                samples += [Sample(t, 1.0) for t in whole]
+                continue
+            credit = advantages(Group(group.task_id, tuple(whole)), self.settings.advantage_floor)
+            if np.abs(credit).max() < 1e-6:
+                uniform += 1
+                continue
+            samples += [Sample(t, float(a)) for t, a in zip(whole, credit, strict=True)]
+        return samples, {"groups": float(len(groups)), "groups_uniform": float(uniform), "dropped_infra": float(infra)}
+
+    def _loss(self, samples: list[Sample]) -> tuple[Tensor, int, dict[str, float]]:
+        """Loss of a micro-batch, averaged over its sampled tokens, their number, and figures."""
+        batch = collate([s.trajectory for s in samples], self.model.layout)
+        features = self._features(batch.views)
+        now = logprobs(self.model, batch, features)
+        if self.reference is None:
+            loss, told = imitation(now, torch.ones_like(now))
+        else:
+            credit = torch.tensor([s.advantage for s in samples])[batch.row]
+            loss, told = grpo(now, batch.old, credit, self.reference.logprobs(batch, features), self.settings.grpo)
+        return loss, len(now), told
+
+    def _features(self, views: tuple[View, ...]) -> list[Features]:
+        """Visual features of a batch; each distinct view once, from the cache while vision is frozen."""
+        if not self.settings.train_vision:
+            return self.features.get(views)
+        distinct = list(dict.fromkeys(views))
+        patches, grids = zip(*(self.model.patches(view, self.store) for view in distinct), strict=True)
+        encoded = dict(zip(distinct, self.model.encode(patches, grids), strict=True))
+        return [encoded[view] for view in views]
+
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters that train, by name."""
+        return {name: p.detach() for name, p in self.model.net.named_parameters() if p.requires_grad}

@@ -1,0 +1,201 @@
+"""A policy folder as a network: load, encode views once, run text with cached visual features.
+
+A policy folder is a plain transformers checkpoint (`config.json`, `model.safetensors`, tokenizer files) plus `policy.json`,
+the card that says how views are shown. The same code serves the nano policy and Qwen3-VL-8B.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration
+
+from pixelis.memory.layout import Layout
+from pixelis.tools.frame import View
+from pixelis.tools.media import MediaStore
+
+
+class ModelError(ValueError):
+    """A policy folder that cannot be loaded; the message says what is missing and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """How a policy is talked to, saved beside its weights as `policy.json`."""
+
+    system: str = ""
+    """Text of the system turn; empty for none."""
+    image_area: int = 1_003_520
+    frame_area: int = 200_704
+    max_scale: float = 1.0
+    clip_frames: int = 8
+    """Frames of a clip shown with the question, evenly spaced."""
+    grid: tuple[int, ...] = ()
+    """Coordinates the tokenizer has tokens for; numbers in observations are snapped to them. Empty: any integer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the vision tower says of one view: [n, d] for the input and for each deepstack layer."""
+
+    pooled: Tensor
+    deepstack: tuple[Tensor, ...]
+
+    def to(self, dtype: torch.dtype) -> Features:
+        """The same features in another dtype."""
+        return Features(self.pooled.to(dtype), tuple(layer.to(dtype) for layer in self.deepstack))
+
+
+class Model:
+    """A policy: network, tokenizer and layout."""
+
+    def __init__(self, net: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, card: Card) -> None:
+        self.net = net
+        self.tokenizer = tokenizer
+        self.card = card
+        config = net.config
+        vision = config.vision_config
+        self.layout = Layout(
+            patch=vision.patch_size,
+            merge=vision.spatial_merge_size,
+            image_area=card.image_area,
+            frame_area=card.frame_area,
+            max_scale=card.max_scale,
+            start=config.vision_start_token_id,
+            pad=config.image_token_id,
+            end=config.vision_end_token_id,
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
+        """Open a policy folder. ModelError names what is missing."""
+        folder = Path(folder)
+        for name in ("config.json", "policy.json"):
+            if not (folder / name).is_file():
+                raise ModelError(f"{folder} is not a policy folder: {name} is missing")
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        if kind != "qwen3_vl":
+            raise ModelError(f"{folder} holds a {kind!r} model; pixelis needs qwen3_vl")
+        net = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        fields = json.loads((folder / "policy.json").read_text())
+        return cls(net, tokenizer, Card(**{**fields, "grid": tuple(fields.get("grid", ()))}))
+
+    def save(self, folder: str | Path) -> None:
+        """Write a policy folder that `load` and transformers' `from_pretrained` open."""
+        folder = Path(folder)
+        self.net.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        (folder / "policy.json").write_text(json.dumps(asdict(self.card), indent=1))
+
+    def patches(self, view: View, store: MediaStore) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """Patches [n, channels * time * patch * patch] of a view in merge order, and its (1, rows, columns) patch grid.
+
+        The same values as transformers' Qwen2-VL image processor without resizing (a test compares them).
+        """
+        height, width = self.layout.size(view)
+        image = cv2.resize(store.pixels(view), (width, height), interpolation=cv2.INTER_AREA)
+        return self.patchify(image)
+
+    def patchify(self, image: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """`patches` for pixels uint8 [height, width, 3] whose sides are already multiples of a token's."""
+        vision = self.net.config.vision_config
+        patch, merge, time = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+        rows, cols = image.shape[0] // patch, image.shape[1] // patch
+        x = (image.astype(np.float32) / 127.5 - 1.0).transpose(2, 0, 1)
+        x = x.reshape(3, rows // merge, merge, patch, cols // merge, merge, patch)
+        x = x.transpose(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]
+        x = np.repeat(x, time, axis=5)
+        return x.reshape(rows * cols, -1), (1, rows, cols)
+
+    def encode(self, patches: Sequence[np.ndarray], grids: Sequence[tuple[int, int, int]]) -> list[Features]:
+        """Features of some views, one forward of the vision tower."""
+        visual = self.net.model.visual
+        pixels = torch.from_numpy(np.concatenate(patches)).to(visual.device, visual.dtype)
+        out = visual(pixels, grid_thw=torch.tensor(grids, device=visual.device), return_dict=True)
+        counts = [rows * cols // visual.spatial_merge_size**2 for _, rows, cols in grids]
+        layers = [layer.split(counts) for layer in out.deepstack_features]
+        return [
+            Features(pooled, tuple(layer[i] for layer in layers))
+            for i, pooled in enumerate(out.pooler_output.split(counts))
+        ]
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        features: Sequence[Features],
+        mask: Tensor | None = None,
+        cache: Any = None,
+    ) -> Tensor:
+        """Last hidden states [B, S, d] of `tokens` [B, S] at `positions` [3, B, S].
+
+        `features` lists what the placeholders show, row by row. Without a mask attention is causal: pad on the right.
+        """
+        text = self.net.model.language_model
+        embeds = text.embed_tokens(tokens)
+        visual = tokens == self.layout.pad
+        deepstack: list[Tensor] | None = None
+        if features:
+            pooled = torch.cat([f.pooled for f in features]).to(embeds.dtype)
+            embeds = embeds.masked_scatter(visual.unsqueeze(-1), pooled)
+            deepstack = [torch.cat(layers).to(embeds.dtype) for layers in zip(*(f.deepstack for f in features), strict=True)]
+        return text(
+            inputs_embeds=embeds,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            visual_pos_masks=visual if deepstack else None,
+            deepstack_visual_embeds=deepstack,
+        ).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores [..., vocabulary] in float32 of hidden states [..., d]."""
+        return self.net.lm_head(hidden).float()
+
+
+class FeatureCache:
+    """Features by view, for as long as no vision parameter trains. Bounded by bytes, oldest out first."""
+
+    def __init__(self, model: Model, store: MediaStore, dtype: torch.dtype = torch.float16, limit: int = 2**30) -> None:
+        self.model, self.store, self.dtype, self.limit = model, store, dtype, limit
+        self._kept: dict[View, Features] = {}
+        self._bytes = 0
+
+    @torch.no_grad()
+    def get(self, views: Sequence[View]) -> list[Features]:
+        """Features of `views`; the missing ones are encoded together, each once."""
+        missing = [view for view in dict.fromkeys(views) if view not in self._kept]
+        fresh: dict[View, Features] = {}
+        for at in range(0, len(missing), 64):
+            some = missing[at : at + 64]
+            patches, grids = zip(*(self.model.patches(view, self.store) for view in some), strict=True)
+            for view, features in zip(some, self.model.encode(patches, grids), strict=True):
+                fresh[view] = features.to(self.dtype)
+        found = [fresh[view] if view in fresh else self._kept[view] for view in views]
+        for view, features in fresh.items():
+            self._keep(view, features)
+        return found
+
+    def clear(self) -> None:
+        """Forget everything: the vision weights changed."""
+        self._kept.clear()
+        self._bytes = 0
+
+    def _keep(self, view: View, features: Features) -> None:
+        size = sum(t.numel() * t.element_size() for t in (features.pooled, *features.deepstack))
+        # clones: a slice would keep the whole batch alive
+        self._kept[view] = Features(features.pooled.clone(), tuple(t.clone() for t in features.deepstack))
+        self._bytes += size
+        while self._bytes > self.limit and self._kept:
+            old = self._kept.pop(next(iter(self._kept)))
+            self._bytes -= sum(t.numel() * t.element_size() for t in (old.pooled, *old.deepstack))
