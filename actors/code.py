@@ -1,0 +1,133 @@
+"""The code family: read the text on the plate of a named colour.
+
+The plates' text is 3 px tall in the thumbnail that the policy sees: it must be read by a tool. In full scope textless
+shapes of similar area stand among the plates; in about half of the scenes one has the asked colour.
+"""
+
+import numpy as np
+from pixelis.actors.scene import (
+    COLORS,
+    Item,
+    Recital,
+    Scene,
+    Scope,
+    background,
+    blank_point,
+    box_within,
+    choose,
+    corners_of,
+    draw_code,
+    exact_box,
+    jpeg,
+    make_rng,
+    paint,
+    place,
+    show,
+    widen,
+)
+from pixelis.memory.task import Evidence
+from pixelis.tools.call import ToolCall
+from pixelis.tools.frame import Rect
+from pixelis.tools.handle import Workspace
+
+SIDE = 448
+GAP = 9  # pixels between items
+
+
+class CodeFamily:
+    """Shortest chain: OCR(img0, box of the plate) -> answer (1 call)."""
+
+    name = "code"
+    shortest_chain = "OCR(img0, box of the asked plate)"
+    shortest_calls = 1
+
+    def scene(self, seed: int, scope: Scope) -> Scene:
+        """A 448x448 JPEG with 2-3 plates (demo) or 2-6 plates and 0-4 textless shapes (full)."""
+        rng = make_rng(self.name, seed)
+        plates = int(rng.integers(2, 4 if scope == "demo" else 7))
+        shapes = 0 if scope == "demo" else int(rng.integers(5))
+        colors = choose(rng, list(COLORS), plates)
+        kinds = ["plate"] * plates + [("ellipse", "triangle")[i] for i in rng.integers(2, size=shapes)]
+        sizes = [plate_size(rng) if kind == "plate" else shape_size(rng) for kind in kinds]
+        colors += shape_colors(rng, colors[0], shapes)
+        texts: list[str | None] = list(dict.fromkeys(draw_code(rng) for _ in range(plates * 2)))[:plates]
+        texts += [None] * shapes
+        corners = place(rng, sizes, SIDE, GAP)
+        boxes: list[Rect] = [(x, y, x + w, y + h) for (x, y), (w, h) in zip(corners, sizes, strict=True)]
+        items = [Item(*fields) for fields in zip(kinds, colors, texts, boxes, strict=True)]
+        pixels = background(rng, SIDE)
+        for item in items:
+            paint(pixels, item)
+        target = items[0]  # the order of drawing tells nothing: places are random
+        box = exact_box(target.box, (SIDE, SIDE))
+        return Scene(
+            family=self.name,
+            seed=seed,
+            scope=scope,
+            media=jpeg(pixels),
+            size=(SIDE, SIDE),
+            frames=(tuple(items),),
+            asked=colors[0],
+            question=f"What is the code on the {colors[0]} plate?",
+            answer=str(target.text),
+            evidence=Evidence(boxes=(box,), texts=(str(target.text),), masks=(corners_of(box),)),
+        )
+
+    def moves(self, scene: Scene, rng: np.random.Generator, calls: int, workspace: Workspace) -> Recital:
+        """Reads, zooms that are read, and masks whose colour is asked, in random order; a zoom may be read again."""
+        target = scene.find("plate", scene.asked)
+        box = scene.grid_box(target.box)
+        zooms: list[str] = []
+        has_read = False
+        left = calls
+        while left:
+            options = ["read"]
+            if left >= 2:
+                options += ["zoom", "zoom"]
+            if left >= 3 or (left == 2 and has_read):
+                options.append("color")
+            if zooms:
+                options.append("again")
+            move = options[int(rng.integers(len(options)))]
+            if move == "color":
+                mask = yield ToolCall("SEG", {"on": "img0", "point": list(blank_point(scene, target))})
+                yield ToolCall("PROP", {"of": str(mask.ref), "keys": ["color"]})
+                left -= 2
+                continue
+            if move == "read":
+                yield ToolCall("OCR", {"on": "img0", "box": list(box), "level": "line"})
+                has_read, left = True, left - 1
+                continue
+            if move == "zoom":
+                zoom = yield ToolCall("ZOOM", {"on": "img0", "box": list(widen(box, 2))})
+                left -= 1
+                if zoom.ref is None:
+                    continue
+                zooms.append(zoom.ref)
+            name = zooms[-1]
+            yield ToolCall("OCR", {"on": name, "box": list(box_within(workspace, name, target.box)), "level": "line"})
+            has_read, left = True, left - 1
+
+    def captions(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
+        """All plates, in random order: colour and box."""
+        plates = [item for item in scene.frames[0] if item.kind == "plate"]
+        text = [f"{plates[i].color} {show(scene.grid_box(plates[i].box))}" for i in rng.permutation(len(plates))]
+        return [("List the plates.", " ".join(text))]
+
+
+def plate_size(rng: np.random.Generator) -> tuple[int, int]:
+    return int(rng.integers(92, 117)), int(rng.integers(38, 47))
+
+
+def shape_size(rng: np.random.Generator) -> tuple[int, int]:
+    """About a plate's area once the corners of an ellipse or triangle are cut."""
+    return int(rng.integers(68, 90)), int(rng.integers(60, 76))
+
+
+def shape_colors(rng: np.random.Generator, asked: str, n: int) -> list[str]:
+    """Colours of the shapes: the first has the asked one in 60 % of the scenes with shapes (half of all scenes)."""
+    others = [name for name in COLORS if name != asked]
+    colors = [others[i] for i in rng.integers(len(others), size=n)]
+    if n and rng.random() < 0.6:
+        colors[0] = asked
+    return colors
