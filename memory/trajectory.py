@@ -57,8 +57,8 @@ class Turn:
             "observed": list(self.observed),
             "sampled": list(self.sampled),
             "logprobs": list(self.logprobs),
-            "views": [view_to_dict(v) for v in self.views],
-            "call": None if self.call is None else call_to_dict(self.call),
+            "views": [v.to_list() for v in self.views],
+            "call": None if self.call is None else {"name": self.call.name, "arguments": self.call.arguments},
             "result": None if self.result is None else self.result.to_dict(),
             "version": list(self.version),
             "error": self.error,
@@ -72,8 +72,8 @@ class Turn:
             observed=tuple(raw["observed"]),
             sampled=tuple(raw["sampled"]),
             logprobs=tuple(raw["logprobs"]),
-            views=tuple(view_from_dict(v) for v in raw["views"]),
-            call=call_from_dict(raw["call"]) if "call" in raw else None,
+            views=tuple(View.from_list(v) for v in raw["views"]),
+            call=ToolCall(**raw["call"]) if "call" in raw else None,
             result=ToolResult.from_dict(raw["result"]) if "result" in raw else None,
             version=(raw["version"][0], raw["version"][1]),
             error=raw.get("error"),
@@ -106,6 +106,9 @@ class Trajectory:
     def __post_init__(self) -> None:
         object.__setattr__(self, "media", tuple(self.media))
         object.__setattr__(self, "turns", tuple(self.turns))
+        object.__setattr__(self, "rewards", {k: float(v) for k, v in self.rewards.items()})
+        if self.answer is not None:  # a policy can write half a surrogate pair, which no file or network can carry
+            object.__setattr__(self, "answer", self.answer.encode("utf-8", "replace").decode())
         if self.status not in get_args(Status):
             raise ValueError(f"trajectory {self.id}: status {self.status!r} is not one of {get_args(Status)}")
         if not 0 <= self.seed < 2**64:
@@ -231,25 +234,3 @@ class Group:
 
 def _policy_failure(result: ToolResult | None) -> bool:
     return result is not None and result.failure is not None and result.failure.cls == "policy"
-
-
-def call_to_dict(call: ToolCall) -> dict[str, Any]:
-    """{"name": .., "arguments": ..}, the shape the policy writes."""
-    return {"name": call.name, "arguments": call.arguments}
-
-
-def call_from_dict(raw: dict[str, Any]) -> ToolCall:
-    """Inverse of `call_to_dict`."""
-    return ToolCall(raw["name"], raw["arguments"])
-
-
-def view_to_dict(view: View) -> dict[str, Any]:
-    """{"source", "rect", "frame"}; frame left out for an image."""
-    out: dict[str, Any] = {"source": view.source, "rect": list(view.rect)}
-    return out if view.frame is None else {**out, "frame": view.frame}
-
-
-def view_from_dict(raw: dict[str, Any]) -> View:
-    """Inverse of `view_to_dict`."""
-    x0, y0, x1, y1 = raw["rect"]
-    return View(raw["source"], (x0, y0, x1, y1), raw.get("frame"))
