@@ -119,19 +119,24 @@ class ClipFamily:
             if move == "frame":
                 t = times[len(frames)]
                 found = yield ToolCall("TEMP", {"on": "img0", "window": [t, t]})
-                frames.append((str(found.ref), t))
+                if found.ref is None:
+                    return
+                frames.append((found.ref, t))
                 continue
             name, t = frames[-1]
             if move == "color":
-                left -= 1
                 mask = yield ToolCall("SEG", {"on": name, "point": list(draw_point(scene, rng, t))})
-                yield ToolCall("PROP", {"of": str(mask.ref), "keys": ["color"]})
+                if mask.ref is not None:
+                    left -= 1
+                    yield ToolCall("PROP", {"of": mask.ref, "keys": ["color"]})
                 continue
             if move == "zoom":
-                left -= 1
                 wide = widen(scene.grid_box(plate_at(scene, t).box), 2)
                 zoom = yield ToolCall("ZOOM", {"on": name, "box": list(wide)})
-                zooms.append((str(zoom.ref), t))
+                if zoom.ref is None:
+                    continue
+                zooms.append((zoom.ref, t))
+                left -= 1
             if move in ("zoom", "again"):
                 name, t = zooms[-1]
             box = box_within(workspace, name, plate_at(scene, t).box)

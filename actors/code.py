@@ -91,8 +91,10 @@ class CodeFamily:
             move = options[int(rng.integers(len(options)))]
             if move == "color":
                 mask = yield ToolCall("SEG", {"on": "img0", "point": list(blank_point(scene, target))})
-                yield ToolCall("PROP", {"of": str(mask.ref), "keys": ["color"]})
-                left -= 2
+                left -= 1
+                if mask.ref is not None:
+                    yield ToolCall("PROP", {"of": mask.ref, "keys": ["color"]})
+                    left -= 1
                 continue
             if move == "read":
                 yield ToolCall("OCR", {"on": "img0", "box": list(box), "level": "line"})

@@ -1,0 +1,67 @@
+"""Demonstrations: a teacher that knows the scene recites chains of calls, and the real tools answer them.
+
+Chains are 2 to 8 calls long, 5.4 on average, with redundant ones among them (a plate read twice, a mask whose colour is
+asked): reinforcement has something to shorten. Direct chains are the rarest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pixelis.actors.scene import Recital, Scene
+from pixelis.actors.world import FAMILIES
+from pixelis.tools.call import ToolCall, ToolResult
+from pixelis.tools.handle import Workspace
+
+Style = Literal["tools", "no_tools"]
+LENGTHS = {2: 0.05, 3: 0.10, 4: 0.15, 5: 0.20, 6: 0.20, 7: 0.15, 8: 0.15}  # calls -> share of the demonstrations
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the teacher writes in one turn: a thought and either a call or the answer.
+
+    Example: ``Step("Look for red.", ToolCall("OCR", {...}))``, ``Step("", None, "K7P")``
+    """
+
+    thought: str
+    call: ToolCall | None = None
+    answer: str | None = None
+
+
+class Teacher:
+    """Recites one demonstration of a scene; style ``no_tools`` answers at once, for the control without tools.
+
+    Example: ``Teacher(scene, rng).next(workspace, []).call.name == "OCR"``
+    """
+
+    def __init__(self, scene: Scene, rng: np.random.Generator, style: Style = "tools") -> None:
+        self.scene = scene
+        self.rng = rng
+        self.style: Style = style
+        self.recital: Recital | None = None
+
+    def next(self, workspace: Workspace, results: Sequence[ToolResult]) -> Step:
+        """The next turn, given the results of all calls so far; the answer is what the last OCR read."""
+        if self.style == "no_tools":
+            return Step("", answer=self.scene.answer)
+        try:
+            if self.recital is None:
+                calls = int(self.rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
+                self.recital = FAMILIES[self.scene.family].moves(self.scene, self.rng, calls, workspace)
+                return Step(f"Look for {self.scene.asked}.", next(self.recital))
+            return Step("", self.recital.send(results[-1]))
+        except StopIteration:
+            return Step("", answer=(texts_read(results) or [""])[-1])
+
+
+def texts_read(results: Sequence[ToolResult]) -> list[str]:
+    """What every successful OCR read, in order."""
+    return [str(result.data["text"]) for result in results if result.ok and result.op == "OCR"]
+
+
+def verify(scene: Scene, results: Sequence[ToolResult]) -> bool:
+    """Whether a demonstration is evidence for the gold answer: every call worked and every OCR read the answer."""
+    texts = texts_read(results)
+    return all(result.ok for result in results) and bool(texts) and set(texts) == {scene.answer}
