@@ -1,0 +1,75 @@
+"""Measures of evidence and answers: pure functions, formulas and golden values in paper.md 7 and 15."""
+
+import numpy as np
+
+Span = tuple[float, float]
+Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1, any unit
+
+
+def box_iou(a: Rectangle, b: Rectangle) -> float:
+    """Area of the overlap over area of the union, 0..1; 0 when both are empty.
+
+    Example:
+        >>> round(box_iou((0, 0, 50, 50), (20, 20, 70, 70)), 4)
+        0.2195
+    """
+    overlap = _overlap((a[0], a[2]), (b[0], b[2])) * _overlap((a[1], a[3]), (b[1], b[3]))
+    union = _area(a) + _area(b) - overlap
+    return overlap / union if union > 0 else 0.0
+
+
+def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two HxW masks of equal shape; 0 when both are empty. ValueError on other shapes."""
+    if a.shape != b.shape:
+        raise ValueError(f"masks of different shape: {a.shape} and {b.shape}")
+    union = int(np.count_nonzero(a | b))
+    return int(np.count_nonzero(a & b)) / union if union else 0.0
+
+
+def t_iou(a: Span, b: Span) -> float:
+    """Overlap of two time windows over their union (not their hull), 0..1.
+
+    Example:
+        >>> t_iou((2, 9), (4, 12))
+        0.5
+    """
+    overlap = _overlap(a, b)
+    union = (a[1] - a[0]) + (b[1] - b[0]) - overlap
+    return overlap / union if union > 0 else 0.0
+
+
+def cer(read: str, gold: str) -> float:
+    """Character error rate: edit distance over the gold's length (may exceed 1); gold "" gives 0 or 1."""
+    from rapidfuzz.distance import Levenshtein
+
+    return Levenshtein.distance(read, gold) / len(gold) if gold else float(bool(read))
+
+
+def anls(read: str, golds: str | list[str], floor: float = 0.5) -> float:
+    """ANLS of one answer: best 1 - edit distance / longer length, 0 below `floor`; case and outer space ignored.
+
+    Example:
+        >>> round(anls("12.450", "12,450"), 4)
+        0.8333
+    """
+    from rapidfuzz.distance import Levenshtein
+
+    best = 0.0
+    for gold in [golds] if isinstance(golds, str) else golds:
+        a, b = read.strip().lower(), gold.strip().lower()
+        longest = max(len(a), len(b))
+        best = max(best, 1 - Levenshtein.distance(a, b) / longest if longest else 1.0)
+    return best if best >= floor else 0.0
+
+
+def exact(read: str, gold: str) -> bool:
+    """Equal but for case and white space around and between words."""
+    return " ".join(read.split()).casefold() == " ".join(gold.split()).casefold()
+
+
+def _overlap(a: Span, b: Span) -> float:
+    return max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
+
+
+def _area(box: Rectangle) -> float:
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
