@@ -1,6 +1,6 @@
 """Questions, and, as a second type, what is known about their answers."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from pixelis.tools.frame import Box, Point
@@ -84,7 +84,7 @@ class GoldTask:
 
     task: Task
     answer: str
-    evidence: Evidence = Evidence()
+    evidence: Evidence = field(default_factory=Evidence)
     split: str = "train"
 
     def to_dict(self) -> dict[str, Any]:
