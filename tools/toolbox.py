@@ -155,10 +155,13 @@ def memo_key(workspace: Workspace, op: str, tool_id: str, args: Args) -> str:
 def classical() -> dict[str, Tool]:
     """The tools that work on any machine without a download: OpenCV, RapidOCR, PyAV."""
     from pixelis.tools.ocr import Ocr
+    from pixelis.tools.prop import Prop
+    from pixelis.tools.seg import Seg
     from pixelis.tools.temp import Temp
+    from pixelis.tools.trk import Trk
     from pixelis.tools.zoom import Zoom
 
-    return {"ZOOM": Zoom(), "OCR": Ocr(), "TEMP": Temp()}
+    return {"SEG": Seg(), "ZOOM": Zoom(), "TRK": Trk(), "OCR": Ocr(), "TEMP": Temp(), "PROP": Prop()}
 
 
 def _failure(error: ToolFailure | MediaError) -> Failure:
