@@ -224,9 +224,10 @@ def _manifest(path: Path) -> dict[str, Any]:
     found = raw.get("format") if isinstance(raw, dict) else None
     if found != FORMAT:
         raise CheckpointError(f"{file}: format {found}; this version reads format {FORMAT}")
-    if "state.json" not in raw["files"]:
+    files = raw.get("files")
+    if not isinstance(files, dict) or "state.json" not in files:
         raise CheckpointError(f"{file}: names no state.json")
-    return raw["files"]
+    return files
 
 
 def _counted(path: Path) -> list[tuple[str, int]]:

@@ -8,9 +8,9 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -18,6 +18,12 @@ from pixelis.memory.codec import decode, encode
 from pixelis.memory.log import Log, replace_file
 from pixelis.memory.trajectory import Group
 from pixelis.tools.media import MediaStore
+
+
+class Holder(Protocol):
+    """Anything that knows which media it holds durably: a MediaStore, a set of sha256."""
+
+    def __contains__(self, sha: str, /) -> bool: ...
 
 
 class Seen:
@@ -54,7 +60,7 @@ class ReplayShard:
     """
 
     def __init__(
-        self, root: Path, datasets: Sequence[Container[str]] = (), segment_bytes: int = 64 << 20, decoded: int = 16
+        self, root: Path, datasets: Sequence[Holder] = (), segment_bytes: int = 64 << 20, decoded: int = 16
     ) -> None:
         self.root, self.datasets = root, tuple(datasets)
         self._log = Log(root / "log", segment_bytes)
@@ -104,8 +110,7 @@ class ReplayShard:
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Group]:
         """`n` different groups (fewer when fewer are there), uniform over everything stored; the cursor stays."""
-        picks = rng.choice(len(self), size=min(n, len(self)), replace=False) if len(self) else []
-        return [self[int(i)] for i in picks]
+        return [self[int(i)] for i in rng.permutation(len(self))[:n]]
 
     def seek(self, cursor: int, dropped: dict[str, int] | None = None) -> None:
         """Go back (or on) to a saved cursor, with the drop counts saved beside it when given."""
@@ -164,7 +169,7 @@ class ReplayShard:
         return self._decoded[number]
 
     def _keep_media(self, groups: list[Group], media: dict[str, bytes]) -> None:
-        stored = (self.media, *self.datasets)
+        stored: tuple[Holder, ...] = (self.media, *self.datasets)
         missing = [sha for g in groups for sha in g.media if not any(sha in store for store in stored)]
         for sha in missing:
             if sha not in media:

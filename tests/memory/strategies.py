@@ -1,4 +1,4 @@
-"""Hypothesis strategies and small builders for the values of pixelis.memory."""
+"""Hypothesis strategies for the values of pixelis.memory."""
 
 import hashlib
 
@@ -8,14 +8,12 @@ from pixelis.memory.trajectory import Group, Trajectory, Turn
 from pixelis.tools.call import Failure, ToolCall, ToolResult
 from pixelis.tools.frame import View
 
-PICTURE = b"the bytes of a picture"
-SHA = hashlib.sha256(PICTURE).hexdigest()
-
 token = st.integers(0, 2**31 - 1)
 logprob = st.floats(-50, 0, width=32)
 text = st.text(max_size=12)
 words = st.lists(text, max_size=2).map(tuple)
-media = st.lists(st.binary(max_size=4).map(lambda b: hashlib.sha256(b).hexdigest()), min_size=1, max_size=3, unique=True)
+sha = st.binary(max_size=4).map(lambda data: hashlib.sha256(data).hexdigest())
+media = st.lists(sha, min_size=1, max_size=3, unique=True)
 json_value = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
@@ -85,9 +83,3 @@ def trajectories(draw, task_id=None):
 def groups(draw):
     task_id = draw(text)
     return Group(task_id, tuple(draw(st.lists(trajectories(task_id), min_size=1, max_size=3))))
-
-
-def group(number: int, tokens: int = 3, sources: tuple[str, ...] = (SHA,)) -> Group:
-    """A group that is told from others by its number."""
-    turn = Turn(tuple(range(tokens)), (number, 1), (-0.5, -0.25), version=(0, number))
-    return Group(f"task{number}", (Trajectory(f"t{number}", f"task{number}", "?", sources, (turn,)),))

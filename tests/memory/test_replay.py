@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from strategies import PICTURE, SHA, group
+from samples import PICTURE, SHA, group
 
 from pixelis.memory.codec import CodecError, encode
 from pixelis.memory.log import LogError

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import text
 
@@ -26,6 +26,7 @@ evidence = st.builds(
 )
 
 
+@settings(max_examples=30)
 @given(st.builds(GoldTask, tasks, text, evidence, text))
 def test_json_round_trip(gold):
     assert GoldTask.from_dict(json.loads(json.dumps(gold.to_dict()))) == gold

@@ -4,8 +4,9 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
-from strategies import SHA, groups, trajectories
+from hypothesis import given, settings
+from samples import SHA
+from strategies import groups, trajectories
 
 from pixelis.memory.trajectory import Group, Trajectory, Turn
 from pixelis.tools.call import Failure, ToolCall, ToolResult
@@ -27,6 +28,7 @@ def test_tokens_mask_and_logprobs_of_a_known_trajectory():
     assert t.versions == ((0, 0), (1, 7)) and t.oldest_version == (0, 0)
 
 
+@settings(max_examples=30)
 @given(trajectories())
 def test_only_sampled_tokens_can_train(t):
     assert len(t) == len(t.tokens) == len(t.mask) == len(t.logprobs)
@@ -44,6 +46,7 @@ def test_the_mask_cannot_be_given_or_changed():
     assert t.mask.tolist() == [False, False, True]
 
 
+@settings(max_examples=30)
 @given(groups())
 def test_json_and_pickle_round_trip(group):
     assert Group.from_dict(json.loads(json.dumps(group.to_dict()))) == group

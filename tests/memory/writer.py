@@ -1,11 +1,11 @@
-"""A child process that fills a replay shard and dies by SIGKILL: python writer.py ROOT MODE; prints each acknowledged seq."""
+"""A child that fills a replay shard and dies by SIGKILL: python writer.py ROOT MODE. Prints each acknowledged seq."""
 
 import os
 import signal
 import sys
 from pathlib import Path
 
-from strategies import PICTURE, SHA, group
+from samples import PICTURE, SHA, group
 
 from pixelis.memory.replay import ReplayShard
 
