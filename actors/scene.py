@@ -30,9 +30,9 @@ COLORS: dict[str, tuple[int, int, int]] = {  # RGB
 }
 GRAY = (218, 218, 218)  # the plate of a clip: no colour of the questions
 GRID: tuple[int, ...] = tuple(i * 1000 // 32 for i in range(33))
-# Without what RapidOCR's recogniser confuses: C with c, U with 0, X with x, L and repeated Y beside other letters.
-ALPHABET = "AEFHKMNPRT34679"
-FONT, FONT_SCALE, FONT_WIDTH = cv2.FONT_HERSHEY_SIMPLEX, 0.7, 2  # capitals 14 px tall: 3 px in a thumbnail
+# Without what RapidOCR's recogniser confuses: C c, P p, U 0, X x, 6 G, T 7, and L and Y, dropped beside their like.
+ALPHABET = "AEFHKMNR3479"
+FONT, STROKE = cv2.FONT_HERSHEY_SIMPLEX, 2
 
 cv2.setNumThreads(1)
 
@@ -116,6 +116,10 @@ class Family(Protocol):
         """(question, answer text) pairs without calls, numbers from GRID."""
         ...
 
+    def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:
+        """Where one would read who has only the pixels the policy sees first: (view, box in its pixels), or None."""
+        ...
+
 
 def make_rng(family: str, seed: int) -> np.random.Generator:
     """The generator of one scene: counter-based, so that no scene depends on another."""
@@ -191,6 +195,14 @@ def show(box: Box) -> str:
     return "[" + ",".join(str(v) for v in box) + "]"
 
 
+def blobs(pixels: Pixels, rgb: tuple[int, int, int], within: int = 45) -> list[tuple[Rect, float]]:
+    """Connected spots of about this colour, largest first: box, and which share of it they fill (a plate: nearly 1)."""
+    apart = np.abs(pixels.astype(np.int16) - np.array(rgb, dtype=np.int16)).max(axis=2)
+    n, _, stats, _ = cv2.connectedComponentsWithStats((apart < within).astype(np.uint8))
+    found = sorted((stats[i].tolist() for i in range(1, n)), key=lambda s: -s[4])
+    return [((x, y, x + w, y + h), area / (w * h)) for x, y, w, h, area in found]
+
+
 def draw_code(rng: np.random.Generator) -> str:
     return "".join(ALPHABET[i] for i in rng.integers(len(ALPHABET), size=3))
 
@@ -229,8 +241,8 @@ def near(a: Rect, b: Rect, gap: int) -> bool:
     return a[0] < b[2] + gap and b[0] < a[2] + gap and a[1] < b[3] + gap and b[1] < a[3] + gap
 
 
-def paint(pixels: Pixels, item: Item) -> None:
-    """Draw an item into RGB pixels, in place."""
+def paint(pixels: Pixels, item: Item, text_scale: float) -> None:
+    """Draw an item into RGB pixels, in place; ``text_scale`` as cv2 has it (0.65: capitals 14 px tall)."""
     rgb = COLORS[item.color] if item.color else GRAY
     x0, y0, x1, y1 = item.box
     if item.kind in ("plate", "square"):
@@ -241,16 +253,16 @@ def paint(pixels: Pixels, item: Item) -> None:
         middle, axes = ((x0 + x1) // 2, (y0 + y1) // 2), ((x1 - x0) // 2, (y1 - y0) // 2)
         cv2.ellipse(pixels, middle, axes, 0, 0, 360, rgb, -1, cv2.LINE_AA)
     if item.text:
-        write(pixels, item.text, item.box, rgb)
+        write(pixels, item.text, item.box, rgb, text_scale)
 
 
-def write(pixels: Pixels, text: str, box: Rect, ground: tuple[int, int, int]) -> None:
+def write(pixels: Pixels, text: str, box: Rect, ground: tuple[int, int, int], scale: float) -> None:
     """Write text in the middle of a box, black or white, whichever stands out from the ground."""
     x0, y0, x1, y1 = box
     ink = (0, 0, 0) if 0.299 * ground[0] + 0.587 * ground[1] + 0.114 * ground[2] > 135 else (255, 255, 255)
-    (w, h), _ = cv2.getTextSize(text, FONT, FONT_SCALE, FONT_WIDTH)
+    (w, h), _ = cv2.getTextSize(text, FONT, scale, STROKE)
     corner = ((x0 + x1 - w) // 2, (y0 + y1 + h) // 2)
-    cv2.putText(pixels, text, corner, FONT, FONT_SCALE, ink, FONT_WIDTH, cv2.LINE_AA)
+    cv2.putText(pixels, text, corner, FONT, scale, ink, STROKE, cv2.LINE_AA)
 
 
 def jpeg(pixels: Pixels, quality: int = 92) -> bytes:

@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from pixelis.actors.clip import FRAMES, SEEN, ClipFamily
+from pixelis.actors.clip import SEEN, ClipFamily
 from pixelis.actors.code import CodeFamily
 from pixelis.actors.scene import COLORS, GRID, Family, Item, Scene, scaled
 from pixelis.tools.frame import frame_at
@@ -40,5 +40,5 @@ def split_of(scene: Scene) -> Split:
 
 def dense(scene: Scene) -> list[list[Dense]]:
     """What stands where in every view the policy sees at first: the thumbnail, or the 8 frames of a clip."""
-    seen = [0] if len(scene.frames) == 1 else [frame_at(t, FRAMES) for t in SEEN]
+    seen = [0] if len(scene.frames) == 1 else [frame_at(t, len(scene.frames)) for t in SEEN]
     return [[(item.kind, item.color, scaled(item.box, scene.size)) for item in scene.frames[k]] for k in seen]
