@@ -143,8 +143,11 @@ class TransformersEngine:
         prompts = list(dict.fromkeys((r.tokens, r.views) for r in requests))
         width = max(len(tokens) for tokens, _ in prompts)
         slots = _Slots(self.model, len(prompts), 0, width)
-        ids, places, valid = self._padded([tokens for tokens, _ in prompts], [views for _, views in prompts], [0] * len(prompts))
-        hidden = self.model.hidden(ids, places, self.features.get([v for _, views in prompts for v in views]), cache=slots)
+        tokens, views = [tokens for tokens, _ in prompts], [views for _, views in prompts]
+        ids, places, valid = self._padded(tokens, views, [0] * len(prompts))
+        causal = torch.ones(width, width, dtype=torch.bool).tril().expand(len(prompts), 1, -1, -1)
+        shown = self.features.get([v for some in views for v in some])
+        hidden = self.model.hidden(ids, places, shown, causal, slots)
         slots.used = width
         last = self.model.logits(hidden[torch.arange(len(prompts)), valid.sum(1) - 1])
         index = {prompt: i for i, prompt in enumerate(prompts)}

@@ -60,7 +60,8 @@ class Episode:
     def step(self, completion: Completion) -> ToolResult | None:
         """Take a sampled turn: run its call, or end. Returns the call's result."""
         parsed = self._renderer.parse(completion.tokens)
-        result = self._toolbox.run(self.workspace, parsed.call) if parsed.call else None
+        spent = sum(turn.call is not None for turn in self.turns) >= self._limits.calls
+        result = self._toolbox.run(self.workspace, parsed.call) if parsed.call and not spent else None
         self.turns.append(
             Turn(
                 self._pending.tokens, completion.tokens, completion.logprobs, self._pending.views, parsed.call, result,
@@ -81,7 +82,7 @@ class Episode:
             self.answer, self.status = parsed.answer, "finished"
         elif result is not None and result.failure is not None and result.failure.cls == "infra":
             self.status = "infra"
-        elif sum(turn.call is not None for turn in self.turns) >= self._limits.calls:
+        elif result is None:  # a call beyond the budget: it was not run
             self.status = "over_budget"
 
     def trajectory(self, family: str | None = None) -> Trajectory:

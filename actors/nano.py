@@ -10,7 +10,7 @@ import math
 import string
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
@@ -60,6 +60,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         models.WordLevel({c: i for i, c in enumerate(dict.fromkeys(["<unk>", *characters]))}, unk_token="<unk>")
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()  # without one, decoding puts blanks between tokens
     numbers = [str(n) for n in GRID]
     pieces = [*_TURNS, *_CALLS, *_RESULTS, *_OPS, *_HANDLES, *_ERRORS, *_PHRASES, *_WORDS, *numbers]
     tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in _SPECIAL])

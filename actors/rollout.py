@@ -12,9 +12,11 @@ from pixelis.actors.episode import Episode, Limits
 from pixelis.actors.render import Renderer
 from pixelis.actors.score import Outcome, RewardSettings, outcome, reward
 from pixelis.actors.tasks import TaskSource
-from pixelis.actors.teacher import Teacher
+from pixelis.actors.teacher import Style, Teacher, verify
+from pixelis.actors.world import FAMILIES
 from pixelis.memory.task import GoldTask, Task
 from pixelis.memory.trajectory import Group, Trajectory
+from pixelis.tools.call import ToolResult
 from pixelis.tools.toolbox import Toolbox
 
 
@@ -26,7 +28,7 @@ class RolloutSettings:
     """Rollouts a question."""
     limits: Limits = field(default_factory=Limits)
     reward: RewardSettings = field(default_factory=RewardSettings)
-    style: str = "tools"
+    style: Style = "tools"
     """How the teacher demonstrates: with tools, or `no_tools` for the control that answers at once."""
     captions: int = 1
     """Captions that the teacher writes for each demonstrated scene."""
@@ -80,7 +82,7 @@ class RolloutWorker:
             demonstrated = self._demonstrate(index, rng)
             trajectories = [demonstrated] if demonstrated else []
             family = self.source.families[index % len(self.source.families)]
-            offered = captions(scene, rng)
+            offered = FAMILIES[family].captions(scene, rng)
             picks = rng.permutation(len(offered))[: self.settings.captions]
             trajectories += [self._caption(scene.task.task, family, int(k), *offered[k]) for k in picks]
             groups += [Group(t.task_id, (t,)) for t in trajectories]
@@ -102,13 +104,13 @@ class RolloutWorker:
         limits = replace(self.settings.limits, turn_tokens=10_000)
         episode = self._episode(scene.task.task, index, 0, limits)
         teacher = Teacher(scene, rng, self.settings.style)
-        results = []
+        results: list[ToolResult] = []
         while not episode.over:
             step = teacher.next(episode.workspace, results)
             tokens = tuple(self.renderer.recite(step.thought, step.call, step.answer))
             result = episode.step(Completion(tokens, (0.0,) * len(tokens), (0, 0)))
             results += [result] if result is not None else []
-        return episode.trajectory() if teacher.verify(results) else None
+        return episode.trajectory() if verify(scene, results) else None
 
     def _caption(self, task: Task, family: str, number: int, question: str, text: str) -> Trajectory:
         """One question answered in a single turn without calls."""
@@ -128,7 +130,3 @@ def play(episodes: Sequence[Episode], engine: Engine) -> None:
         engine.close(e.name for e in live if e.over)
         live = [e for e in live if not e.over]
 
-
-def captions(scene, rng):  # type: ignore[no-untyped-def]
-    """Placeholder until world lands."""
-    raise NotImplementedError

@@ -73,6 +73,8 @@ class Model:
             pad=config.image_token_id,
             end=config.vision_end_token_id,
         )
+        placeholders = {self.layout.start, self.layout.pad, self.layout.end, config.video_token_id}
+        self._unwritable = torch.tensor(sorted(placeholders), device=net.device)
 
     @classmethod
     def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
@@ -159,8 +161,8 @@ class Model:
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores [..., vocabulary] in float32 of hidden states [..., d]."""
-        return self.net.lm_head(hidden).float()
+        """Scores [..., vocabulary] in float32 of hidden states [..., d]; a policy can never write a placeholder."""
+        return self.net.lm_head(hidden).float().index_fill(-1, self._unwritable, -torch.inf)
 
 
 class FeatureCache:

@@ -1,0 +1,159 @@
+"""The learner: what may carry a gradient, what is left out, and when a step is none."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pixelis.actors import nano
+from pixelis.actors.render import Renderer
+from pixelis.learners.batch import collate
+from pixelis.learners.learner import Learner, LearnerSettings
+from pixelis.learners.reference import logprobs
+from pixelis.memory.model import FeatureCache, Model
+from pixelis.memory.trajectory import Group, Trajectory, Turn
+from pixelis.tools.frame import View
+from pixelis.tools.media import MediaStore
+
+from tests.pictures import png
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.set_num_threads(1)
+    return nano.build(seed=1)
+
+
+@pytest.fixture
+def store() -> MediaStore:
+    return MediaStore(None)
+
+
+def episode(model: Model, store: MediaStore, number: int, text: str = "K7P", **changes: object) -> Trajectory:
+    """Two turns with a picture each: a call, its observation with a crop, an answer."""
+    source, renderer = store.put(png(number, 224)), Renderer(model)
+    whole, crop = View(source, (0, 0, 224, 224)), View(source, (10, 10, 120, 60))
+    shown = model.layout.placeholders
+    ask = tuple([*renderer.encode("<|im_start|>user\n"), *shown(whole), *renderer.encode("List the plates.")])
+    see = tuple([*renderer.encode('{"ok":true,"ref":"img1"}'), *shown(crop)])
+    call, answer = tuple(renderer.encode("<tool_call>OCR")), tuple(renderer.encode(f"<answer>{text}</answer>"))
+    turns = (
+        Turn(ask, call, (-1.0,) * len(call), (whole,)),
+        Turn(see, answer, (-1.0,) * len(answer), (crop,)),
+    )
+    return replace(Trajectory(f"t{number}", "t", "?", (source,), turns, text), **changes)  # type: ignore[arg-type]
+
+
+def state(model: Model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.net.named_parameters()}
+
+
+@pytest.mark.parametrize("loss", ["imitation", "grpo"])
+def test_only_states_before_sampled_tokens_carry_a_gradient(model: Model, store: MediaStore, loss: str) -> None:
+    """Exactly zero everywhere else: breaking the loss mask turns this red."""
+    learner = Learner(model, store, LearnerSettings(loss=loss))  # type: ignore[arg-type]
+    states: list[torch.Tensor] = []
+    handle = model.net.model.language_model.norm.register_forward_hook(
+        lambda _m, _i, out: (out.retain_grad(), states.append(out)) and None
+    )
+    one, other = honest(model, store, episode(model, store, 0)), honest(model, store, episode(model, store, 1, "A"))
+    states.clear()
+    group = Group("t", (replace(one, rewards={"answer": 1.0}), replace(other, rewards={"answer": 0.0})))
+    figures = learner.update([group])
+    handle.remove()
+    assert figures["skipped"] == 0
+    [hidden] = [h for h in states if h.grad is not None]
+    rows = sorted((one, other), key=len)
+    assert hidden.shape[:2] == (2, max(len(one), len(other)))
+    for row, trajectory in enumerate(rows):
+        before_sampled = np.zeros(hidden.shape[1], bool)
+        before_sampled[np.flatnonzero(trajectory.mask) - 1] = True
+        size = hidden.grad[row].abs().sum(-1).numpy()
+        assert (size[~before_sampled] == 0).all()
+        assert (size[before_sampled] > 0).all()
+
+
+def test_imitation_learns_the_demonstration(model: Model, store: MediaStore) -> None:
+    learner = Learner(model, store, LearnerSettings(lr=3e-3, warmup=1))
+    group = Group("t", (episode(model, store, 0),))
+    first, *_, last = [learner.update([group])["nll"] for _ in range(12)]
+    assert last < 0.5 * first
+
+
+def test_policy_gradient_moves_probability_to_the_better_rollout(model: Model, store: MediaStore) -> None:
+    learner = Learner(model, store, LearnerSettings(loss="grpo", lr=1e-3, warmup=1))
+    good, bad = episode(model, store, 0, "K"), episode(model, store, 0, "A")
+
+    before = {t.answer: score_of(model, store, t) for t in (good, bad)}
+    for _ in range(4):
+        now = [replace(t, turns=honest(model, store, t).turns) for t in (good, bad)]
+        rewarded = tuple(replace(t, rewards={"answer": float(t.answer == "K")}) for t in now)
+        assert learner.update([Group("t", rewarded)])["skipped"] == 0
+    after = {t.answer: score_of(model, store, t) for t in (good, bad)}
+    assert after["K"] - before["K"] > after["A"] - before["A"]
+
+
+def score_of(model: Model, store: MediaStore, trajectory: Trajectory) -> float:
+    """Log-prob of the sampled tokens."""
+    return float(token_logprobs(model, store, trajectory).sum())
+
+
+def token_logprobs(model: Model, store: MediaStore, trajectory: Trajectory) -> torch.Tensor:
+    batch = collate([trajectory], model.layout)
+    with torch.no_grad():
+        return logprobs(model, batch, FeatureCache(model, store).get(batch.views))
+
+
+def honest(model: Model, store: MediaStore, trajectory: Trajectory) -> Trajectory:
+    """The same tokens with the log-probs that the current weights give them."""
+    values = token_logprobs(model, store, trajectory).tolist()
+    turns = []
+    for turn in trajectory.turns:
+        count = len(turn.sampled)
+        turns.append(replace(turn, logprobs=tuple(values[:count])))
+        values = values[count:]
+    return replace(trajectory, turns=tuple(turns))
+
+
+def test_infrastructure_never_enters_the_loss(model: Model, store: MediaStore) -> None:
+    """A group with two failed episodes gives the update of the group without them, to the bit."""
+    kept = tuple(replace(episode(model, store, i), rewards={"answer": float(i)}) for i in range(2))
+    lost = tuple(episode(model, store, 7 + i, status="infra", rewards={"answer": 0.0}) for i in range(2))
+    ends = []
+    for members in (kept, kept + lost):
+        copy = nano.build(seed=1)
+        figures = Learner(copy, store, LearnerSettings(loss="grpo")).update([Group("t", members)])
+        ends.append((state(copy), figures["dropped_infra"]))
+    assert [count for _, count in ends] == [0.0, 2.0]
+    assert all(torch.equal(ends[0][0][name], ends[1][0][name]) for name in ends[0][0])
+
+
+def test_a_group_without_contrast_teaches_nothing(model: Model, store: MediaStore) -> None:
+    before = state(model)
+    group = Group("t", tuple(replace(episode(model, store, i), rewards={"answer": 1.0}) for i in range(3)))
+    learner = Learner(model, store, LearnerSettings(loss="grpo"))
+    assert learner.update([group])["skipped"] == 1 and learner.version == (0, 0)
+    assert all(torch.equal(before[name], p) for name, p in model.net.named_parameters())
+
+
+def test_a_non_finite_loss_skips_the_step(model: Model, store: MediaStore) -> None:
+    learner = Learner(model, store, LearnerSettings())
+    group = Group("t", (episode(model, store, 0),))
+    learner.update([group])
+    with torch.no_grad():
+        model.net.model.language_model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    before = state(model)
+    figures = learner.update([group])
+    assert figures["non_finite"] == 1 and learner.version == (0, 1)
+    assert all(torch.equal(before[n].nan_to_num(7), p.nan_to_num(7)) for n, p in model.net.named_parameters())
+
+
+def test_vision_stays_frozen_unless_it_is_trained(model: Model, store: MediaStore) -> None:
+    before = state(model)
+    Learner(model, store, LearnerSettings(lr=1e-2, warmup=1)).update([Group("t", (episode(model, store, 0),))])
+    moved = {name for name, p in model.net.named_parameters() if not torch.equal(before[name], p)}
+    assert moved and not any("visual" in name for name in moved)
+    Learner(model, store, LearnerSettings(lr=1e-2, warmup=1, train_vision=True)).update(
+        [Group("t", (episode(model, store, 0),))]
+    )
+    assert any("visual" in name for name, p in model.net.named_parameters() if not torch.equal(before[name], p))

@@ -1,0 +1,35 @@
+"""Golden values of the losses (paper, section 15)."""
+
+import numpy as np
+import pytest
+import torch
+from pixelis.learners.advantage import normalised
+from pixelis.learners.loss import GrpoSettings, grpo, imitation, k3
+
+
+def test_weighted_imitation() -> None:
+    logprobs = torch.tensor([-1.0, -0.5])
+    assert float(imitation(logprobs, torch.tensor([1.0, 2.0]))[0]) == pytest.approx(2 / 3)
+    assert float(imitation(logprobs, torch.tensor([1.0, 0.0]))[0]) == pytest.approx(1.0)
+
+
+def test_group_advantages() -> None:
+    got = normalised(np.array([1.0, 0, 0, 1, 1, 0, 0, 0]))
+    assert got == pytest.approx([1.2910, -0.7746, -0.7746, 1.2910, 1.2910, -0.7746, -0.7746, -0.7746], abs=1e-4)
+    assert normalised(np.full(8, 0.3)).tolist() == [0.0] * 8
+
+
+@pytest.mark.parametrize(("log_ratio", "value"), [(0.1, 0.00517), (-0.1, 0.00484), (0.5, 0.14872)])
+def test_k3(log_ratio: float, value: float) -> None:
+    assert float(k3(torch.zeros(1), torch.tensor([log_ratio]))) == pytest.approx(value, abs=1e-5)
+
+
+def test_grpo_stops_pushing_outside_the_clip() -> None:
+    """A token whose ratio has left the trust region on the good side carries no gradient; inside it does."""
+    old, same = torch.zeros(2), torch.zeros(2)
+    now = torch.tensor([0.5, 0.1], requires_grad=True)
+    loss, told = grpo(now, old, torch.ones(2), now.detach() + same, GrpoSettings(beta=0.0))
+    loss.backward()
+    assert now.grad is not None
+    assert now.grad[0] == 0 and now.grad[1] < 0
+    assert told["ratio_clipped"] == 0.5
