@@ -5,8 +5,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from pixelis.tools.frame import SCALE, View
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pixelis.tools.frame import SCALE, View
 
 FailureClass = Literal["policy", "tool", "infra"]
 KEYS = (

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+
 from pixelis.tools.frame import Rect, View
 from pixelis.tools.media import MediaStore
 

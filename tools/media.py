@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
 from pixelis.tools.decode import Clip, MediaError, decode_image
 from pixelis.tools.frame import View
 

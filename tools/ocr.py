@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+
 from pixelis.tools.call import OcrArgs, ToolFailure
 from pixelis.tools.frame import View
 from pixelis.tools.handle import Workspace
@@ -15,6 +16,7 @@ from pixelis.tools.zoom import still
 LINE_HEIGHT = 48  # the recogniser's input height
 LINE_MIN, LINE_MAX = 32, 3200
 SURE = 0.5  # below this score a reading is noise
+SHORT_SIDE, ENLARGE = 736, 3.0  # blocks: pictures with a shorter side are enlarged towards it, at most so much
 ITEMS = 64  # most lines in one observation
 _LOCK = threading.Lock()  # the engine is one object per process and its input width is set per call
 
@@ -31,6 +33,8 @@ def engine() -> Any:
         "EngineConfig.onnxruntime.inter_op_num_threads": 1,
         "Global.log_level": "error",
         "Global.use_cls": False,
+        "Det.limit_type": "max",  # no hidden enlarging: a tight crop would become letters too tall to be found
+        "Det.limit_side_len": 2000,
     }
     ready = RapidOCR(params=single)
     logging.getLogger("RapidOCR").setLevel(logging.ERROR)
@@ -92,6 +96,11 @@ Quad = tuple[float, float, float, float]
 
 def read_block(pixels: np.ndarray) -> list[tuple[str, Quad, float]]:
     """Lines found in HxWx3 uint8 BGR: (text, x0 y0 x1 y1 in its pixels, score), in reading order."""
+    import cv2
+
+    scale = min(ENLARGE, max(1.0, SHORT_SIDE / min(pixels.shape[:2])))
+    if scale > 1:
+        pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     with _LOCK:
         reader = engine()
         reader.text_rec.rec_image_shape = [3, LINE_HEIGHT, 320]
@@ -101,7 +110,7 @@ def read_block(pixels: np.ndarray) -> list[tuple[str, Quad, float]]:
     found = []
     for text, quad, score in zip(read.txts, read.boxes, read.scores, strict=True):
         if text.strip() and score >= SURE:
-            low, high = np.min(quad, 0), np.max(quad, 0)
+            low, high = np.min(quad, 0) / scale, np.max(quad, 0) / scale
             found.append((text.strip(), (float(low[0]), float(low[1]), float(high[0]), float(high[1])), float(score)))
     return reading_order(found)
 

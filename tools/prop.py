@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+
 from pixelis.tools.call import PropArgs, ToolFailure
 from pixelis.tools.frame import View
 from pixelis.tools.handle import Handle, Mask, Spot, Track, Workspace

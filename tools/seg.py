@@ -4,6 +4,7 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
+
 from pixelis.tools.call import SegArgs, ToolFailure
 from pixelis.tools.frame import Box, Point, Rect, View
 from pixelis.tools.handle import Mask, Workspace

@@ -4,6 +4,7 @@ import time
 from itertools import pairwise
 
 import numpy as np
+
 from pixelis.tools.call import TempArgs, ToolFailure
 from pixelis.tools.frame import View, edge_time, frame_at, time_of
 from pixelis.tools.handle import Window, Workspace
