@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+
 from pixelis.actors.scene import (
     COLORS,
     GRAY,
@@ -48,7 +49,7 @@ SHORTEST = 4  # frames of a segment: any four hold two of the seen frames
 SEEN = tuple(t for t in GRID if t % 125 == 0 and t < 1000)  # 0, 125, ... 875: the times of the frames the policy sees
 DRIFT = 20  # pixels over the whole clip, at most
 GAP = 4
-TEXT = 0.6  # 2.6 px tall in a seen frame: its readers get 1 % right (at 0.7 they get 17 %)
+TEXT = 0.6  # 2.6 px tall in a seen frame: controls.py reads 2 % (17 % at 0.7)
 
 Span = tuple[int, int]  # first frame, last frame + 1
 Corner = tuple[int, int]

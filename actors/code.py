@@ -5,6 +5,7 @@ shapes of similar area stand among the plates; in about half of the scenes one h
 """
 
 import numpy as np
+
 from pixelis.actors.scene import (
     COLORS,
     Item,
@@ -34,7 +35,7 @@ from pixelis.tools.handle import Workspace
 
 SIDE = 448
 GAP = 9  # pixels between items
-TEXT = 0.65  # 3 px tall in the thumbnail: its readers get 2 % right (at 0.7 they get 8 %)
+TEXT = 0.65  # 3 px tall in the thumbnail: controls.py reads 3 % (8 % at 0.7)
 
 
 class CodeFamily:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
 from pixelis.actors.scene import ALPHABET, Pixels, Scene, grid_box
 from pixelis.actors.world import FAMILIES, SEEN, Split, make_scene
 from pixelis.tools.frame import Rect, View, frame_at

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import cv2
 import numpy as np
 import numpy.typing as npt
+
 from pixelis.memory.task import Evidence, GoldTask, Task
 from pixelis.tools.call import ToolCall, ToolResult
 from pixelis.tools.frame import Box, Point, Rect

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
 from pixelis.actors.scene import Recital, Scene
 from pixelis.actors.world import FAMILIES
 from pixelis.tools.call import ToolCall, ToolResult
