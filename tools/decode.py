@@ -50,7 +50,7 @@ class Clip:
         self._av = av
         self.name = name
         try:
-            self._box = av.open(io.BytesIO(data))
+            self._box: Any = av.open(io.BytesIO(data))
             self._stream = self._first_stream()
             stamps, keys = self._index()
         except av.error.FFmpegError as error:
@@ -65,7 +65,7 @@ class Clip:
         self._keys = sorted(self._number[k] for k in keys if k is not None) if self._ordered else [0]
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.seconds = float(self.frames / rate) if rate else 0.0
-        self._flow: Iterator[np.ndarray] | None = None
+        self._flow: Iterator[Any] | None = None
         self._next = 0
 
     def frame(self, number: int) -> np.ndarray:

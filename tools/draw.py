@@ -24,7 +24,7 @@ def overlay(store: MediaStore, handles: Sequence[Handle], side: int = 1280) -> I
     source = handles[0].view.source
     info = store.info(source)
     whole = (0, 0, info.width, info.height)
-    numbers = _frames(handles) if info.kind == "clip" else [None]
+    numbers: Sequence[int | None] = _frames(handles) if info.kind == "clip" else [None]
     pictures = []
     for number in numbers:
         pixels = store.pixels(View(source, whole, number)).copy()
@@ -36,7 +36,7 @@ def overlay(store: MediaStore, handles: Sequence[Handle], side: int = 1280) -> I
     return _sheet(pictures)
 
 
-def _frames(handles: Sequence[Handle]) -> list[int | None]:
+def _frames(handles: Sequence[Handle]) -> Sequence[int | None]:
     """The frame numbers to draw, at most SHEET of them, evenly chosen."""
     numbers: set[int] = set()
     for handle in handles:
@@ -47,7 +47,7 @@ def _frames(handles: Sequence[Handle]) -> list[int | None]:
         if isinstance(handle.payload, Track):
             spots = handle.payload.spots
             numbers |= {spots[round(i)].frame for i in np.linspace(0, len(spots) - 1, min(6, len(spots)))}
-    ordered: list[int | None] = sorted(numbers) or [0]
+    ordered = sorted(numbers) or [0]
     if len(ordered) <= SHEET:
         return ordered
     return [ordered[round(i)] for i in np.linspace(0, len(ordered) - 1, SHEET)]

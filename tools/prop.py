@@ -19,7 +19,7 @@ from pixelis.tools.handle import Handle, Mask, Spot, Track, Workspace
 from pixelis.tools.seg import mask_box
 from pixelis.tools.toolbox import Outcome
 
-SAMPLE = 4096  # pixels that vote for the colour
+SAMPLE = 1024  # pixels that vote for the colour
 MOTION = ("speed", "direction")
 Rgb = tuple[int, int, int]
 NAMES: dict[str, tuple[Rgb, ...]] = {

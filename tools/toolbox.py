@@ -45,7 +45,8 @@ class Tool(Protocol):
     gives up with ToolFailure(infra, timeout).
     """
 
-    id: str
+    @property
+    def id(self) -> str: ...
 
     def run(self, workspace: Workspace, args: Any, until: float) -> Outcome: ...
 

@@ -114,12 +114,13 @@ def _tracker() -> Any:
     import cv2
 
     cv2.setRNGSeed(0)
-    settings = cv2.TrackerCSRT_Params()
+    contrib: Any = cv2  # its type stubs lack the contrib modules
+    settings = contrib.TrackerCSRT_Params()
     # Against the defaults: a third of the time, and closer to the marked boxes on cups.mp4 (bench/tools.py).
     settings.template_size = 100
     settings.number_of_scales = 17
     settings.use_segmentation = False
-    return cv2.TrackerCSRT_create(settings)
+    return contrib.TrackerCSRT_create(settings)
 
 
 def _frame(store: MediaStore, view: View, number: int, scale: float) -> np.ndarray:
