@@ -154,7 +154,12 @@ def memo_key(workspace: Workspace, op: str, tool_id: str, args: Args) -> str:
 
 
 def classical() -> dict[str, Tool]:
-    """The tools that work on any machine without a download: OpenCV, RapidOCR, PyAV."""
+    """The tools that work on any machine without a download: OpenCV, RapidOCR, PyAV.
+
+    Keeps OpenCV to one thread in this process: many rollouts share a machine, and results must not depend on its cores.
+    """
+    import cv2
+
     from pixelis.tools.ocr import Ocr
     from pixelis.tools.prop import Prop
     from pixelis.tools.seg import Seg
@@ -162,6 +167,7 @@ def classical() -> dict[str, Tool]:
     from pixelis.tools.trk import Trk
     from pixelis.tools.zoom import Zoom
 
+    cv2.setNumThreads(1)
     return {"SEG": Seg(), "ZOOM": Zoom(), "TRK": Trk(), "OCR": Ocr(), "TEMP": Temp(), "PROP": Prop()}
 
 
