@@ -148,14 +148,14 @@ class ClipFamily:
             has_read = True
 
     def captions(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """The lamp's colours at the seen times, when a colour starts, where the plate is at first."""
+        """When the lamp first has each of its colours, in random order, where the plate is at first, all colours by time."""
         seen = [(t, lamp_color(scene, t)) for t in SEEN]
-        color = seen[int(rng.integers(len(seen)))][1]
-        first = next(t for t, c in seen if c == color)
+        first = {color: t for t, color in reversed(seen)}
+        asked = [list(first)[i] for i in rng.permutation(len(first))]
         return [
-            ("List the lamp colors.", " ".join(f"{t} {c}" for t, c in seen)),
-            (f"When is the lamp {color}?", str(first)),
+            *((f"When is the lamp {color}?", str(first[color])) for color in asked),
             ("Where is the plate?", show(scene.grid_box(plate_at(scene, 0).box))),
+            ("List the lamp colors.", " ".join(f"{t} {color}" for t, color in seen)),
         ]
 
     def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:

@@ -115,10 +115,10 @@ class CodeFamily:
             has_read, left = True, left - 1
 
     def captions(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """All plates, in random order: colour and box."""
+        """Where each plate is, in random order."""
         plates = [item for item in scene.frames[0] if item.kind == "plate"]
-        text = [f"{plates[i].color} {show(scene.grid_box(plates[i].box))}" for i in rng.permutation(len(plates))]
-        return [("List the plates.", " ".join(text))]
+        asked = [plates[i] for i in rng.permutation(len(plates))]
+        return [(f"Where is the {plate.color} plate?", show(scene.grid_box(plate.box))) for plate in asked]
 
     def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:
         """The spot of the asked colour that is shaped most like a plate: wide, and filling its box."""

@@ -71,7 +71,7 @@ class Episode:
         self._tokens += completion.tokens
         self._settle(parsed, result)
         if not self.over and result is not None:
-            self._pending = self._renderer.observation(result, self.workspace, ended=False)
+            self._pending = self._renderer.observation(result, self.workspace)
             self._tokens += self._pending.tokens
             self._views += self._pending.views
         return result

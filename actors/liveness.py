@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
@@ -21,18 +23,20 @@ class BlindPolicy(RuntimeError):
 
 @torch.no_grad()
 def vision_moves(model: Model, renderer: Renderer, store: MediaStore, tasks: Sequence[Task]) -> float:
-    """How far, in nats, the next token's log-probs move at most when a prompt gets the next task's picture.
+    """How far, in nats, the next token's log-probs move at most when a prompt gets another task's picture.
 
-    The least over the prompts that could be swapped (both pictures take the same placeholders). ValueError without one.
+    The least over the prompts that could be swapped (pictures that take the same placeholders). ValueError without one.
     """
     features = FeatureCache(model, store, torch.float32)
-    prompts = [renderer.prompt(task, store) for task in tasks]
+    alike: dict[tuple[tuple[int, int], ...], list[Observed]] = defaultdict(list)
+    for task in tasks:
+        prompt = renderer.prompt(task, store)
+        alike[tuple(model.layout.cells(v) for v in prompt.views)].append(prompt)
     moves: list[float] = []
-    for own, other in zip(prompts, prompts[1:] + prompts[:1], strict=True):
-        if [model.layout.cells(v) for v in own.views] != [model.layout.cells(v) for v in other.views]:
-            continue
-        difference = _next(model, features, own, own.views) - _next(model, features, own, other.views)
-        moves.append(float(difference.abs().max()))
+    for prompts in alike.values():
+        for own, other in pairwise(prompts):
+            before, after = (_next(model, features, own, views) for views in (own.views, other.views))
+            moves.append(float((before - after)[before.isfinite()].abs().max()))  # banned tokens are at -inf
     if not moves:
         raise ValueError("no two pictures of the same size to swap")
     return min(moves)

@@ -22,6 +22,7 @@ GRID = tuple(i * 1000 // 32 for i in range(33))
 _SPECIAL = ["<|endoftext|>", "<unk>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"]
 _TURNS = [
     "<|im_start|>user\n",
+    "\n<|im_start|>user\n",
     "<|im_end|>\n<|im_start|>assistant\n",
     "<|im_end|>\n<|im_start|>user\n<tool_response>\n",
     "\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
@@ -42,11 +43,11 @@ _OPS = ["SEG", "ZOOM", "TRK", "OCR", "TEMP", "PROP"]
 _HANDLES = [f"{kind}{i}" for kind in ("img", "f", "m") for i in range(9)] + ["t1", "t2", "w1", "w2", "w3"]
 _ERRORS = [
     "bad_json", "bad_args", "unknown_op", "dangling_handle", "wrong_modality", "box_out_of_range", "over_budget", "no_text",
-    "empty_mask", "no_change", "lost", "timeout",
+    "empty_mask", "no_change", "lost", "timeout", "bad_call",
 ]  # fmt: skip
 _PHRASES = [
-    "What is the code on the ", " plate?", "What is the code while the lamp is ", "?", "List the plates.",
-    "List the lamp colors.", "When is the lamp ", "Where is the plate?", "Look for ", " [", "] ", "]", " ", ".", ",",
+    "What is the code on the ", " plate?", "What is the code while the lamp is ", "?", "Where is the ",
+    "List the lamp colors.", "When is the lamp ", "Where is the plate?", "Look for ", "[", "]", " ", ".", ",",
 ]  # fmt: skip
 COLORS = ("red", "green", "blue", "yellow", "orange", "purple", "cyan", "pink")
 KINDS = ("plate", "shape", "lamp")

@@ -88,13 +88,15 @@ class Renderer:
         tokens += self.encode(task.question) + self.encode(f"{TURN_END}\n<|im_start|>assistant\n")
         return Observed(tuple(tokens), tuple(views))
 
-    def observation(self, result: ToolResult, workspace: Workspace, ended: bool) -> Observed:
-        """A result as the policy reads it: its JSON and the pixels of every handle it shows.
+    def ask(self, question: str) -> Observed:
+        """A further question in the same dialogue, after an answer that ended its turn."""
+        text = f"\n<|im_start|>user\n{question}{TURN_END}\n<|im_start|>assistant\n"
+        return Observed(tuple(self.encode(text)))
 
-        `ended` tells whether the policy itself wrote the end-of-turn token.
-        """
-        text = f"\n<|im_start|>user\n<tool_response>\n" if ended else f"{TURN_END}\n<|im_start|>user\n<tool_response>\n"
-        tokens = self.encode(text) + self.encode(self._snapped(result.observation()))
+    def observation(self, result: ToolResult, workspace: Workspace) -> Observed:
+        """A result as the policy reads it: its JSON and the pixels of every handle it shows."""
+        tokens = self.encode(f"{TURN_END}\n<|im_start|>user\n<tool_response>\n")
+        tokens += self.encode(self._snapped(result.observation()))
         views = tuple(workspace.get(name).view for name in result.shown)
         for view in views:
             tokens += self.layout.placeholders(view)

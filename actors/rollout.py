@@ -15,7 +15,7 @@ from pixelis.actors.tasks import TaskSource
 from pixelis.actors.teacher import Style, Teacher, verify
 from pixelis.actors.world import FAMILIES
 from pixelis.memory.task import GoldTask, Task
-from pixelis.memory.trajectory import Group, Trajectory
+from pixelis.memory.trajectory import Group, Trajectory, Turn
 from pixelis.tools.call import ToolResult
 from pixelis.tools.toolbox import Toolbox
 
@@ -30,8 +30,6 @@ class RolloutSettings:
     reward: RewardSettings = field(default_factory=RewardSettings)
     style: Style = "tools"
     """How the teacher demonstrates: with tools, or `no_tools` for the control that answers at once."""
-    captions: int = 1
-    """Captions that the teacher writes for each demonstrated scene."""
 
 
 class RolloutWorker:
@@ -75,18 +73,13 @@ class RolloutWorker:
 
     def recite(self, indices: Sequence[int]) -> list[Group]:
         """Demonstrations and captions of some scenes, each a group of one. Those that fail their check are left out."""
-        groups: list[Group] = []
+        trajectories: list[Trajectory] = []
         for index in indices:
-            scene = self.source.scene(index)
             rng = np.random.default_rng([self.run, index])
             demonstrated = self._demonstrate(index, rng)
-            trajectories = [demonstrated] if demonstrated else []
-            family = self.source.families[index % len(self.source.families)]
-            offered = FAMILIES[family].captions(scene, rng)
-            picks = rng.permutation(len(offered))[: self.settings.captions]
-            trajectories += [self._caption(scene.task.task, family, int(k), *offered[k]) for k in picks]
-            groups += [Group(t.task_id, (t,)) for t in trajectories]
-        return groups
+            trajectories += [demonstrated] if demonstrated else []
+            trajectories.append(self._caption(index, rng))
+        return [Group(t.task_id, (t,)) for t in trajectories]
 
     def _episode(self, task: Task, index: int, rollout: int, limits: Limits) -> Episode:
         seed = (self.run, index, rollout)
@@ -112,13 +105,19 @@ class RolloutWorker:
             results += [result] if result is not None else []
         return episode.trajectory() if verify(scene, results) else None
 
-    def _caption(self, task: Task, family: str, number: int, question: str, text: str) -> Trajectory:
-        """One question answered in a single turn without calls."""
-        asked = replace(task, id=f"{task.id}.caption{number}", question=question, family=f"{family}.caption")
-        episode = self._episode(asked, 0, 0, self.settings.limits)
-        tokens = tuple(self.renderer.recite("", None, text))
-        episode.step(Completion(tokens, (0.0,) * len(tokens), (0, 0)))
-        return episode.trajectory()
+    def _caption(self, index: int, rng: np.random.Generator) -> Trajectory:
+        """A dialogue about a scene that needs no calls: it teaches where things are. The picture is shown once."""
+        scene = self.source.scene(index)
+        family = f"{scene.family}.caption"
+        dialogue = FAMILIES[scene.family].captions(scene, rng)
+        task = replace(scene.task.task, id=f"{scene.id}.caption", question=dialogue[0][0], family=family)
+        observed = self.renderer.prompt(task, self.source.store)
+        turns: list[Turn] = []
+        for number, (question, text) in enumerate(dialogue):
+            observed = self.renderer.ask(question) if number else observed
+            said = tuple(self.renderer.recite("", None, text))
+            turns.append(Turn(observed.tokens, said, (0.0,) * len(said), observed.views))
+        return Trajectory(task.id, task.id, task.question, task.media, tuple(turns), dialogue[-1][1], family=family)
 
 
 def play(episodes: Sequence[Episode], engine: Engine) -> None:

@@ -114,7 +114,7 @@ class Family(Protocol):
         ...
 
     def captions(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """(question, answer text) pairs without calls, numbers from GRID."""
+        """(question, answer text) pairs of one dialogue without calls, numbers from GRID; none gives away a later one."""
         ...
 
     def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:
