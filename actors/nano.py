@@ -42,8 +42,8 @@ _RESULTS = [
 _OPS = ["SEG", "ZOOM", "TRK", "OCR", "TEMP", "PROP"]
 _HANDLES = [f"{kind}{i}" for kind in ("img", "f", "m") for i in range(9)] + ["t1", "t2", "w1", "w2", "w3"]
 _ERRORS = [
-    "bad_json", "bad_args", "unknown_op", "dangling_handle", "wrong_modality", "box_out_of_range", "over_budget", "no_text",
-    "empty_mask", "no_change", "lost", "timeout", "bad_call",
+    "bad_json", "bad_call", "bad_args", "unknown_op", "dangling_handle", "wrong_modality", "box_out_of_range",
+    "over_budget", "no_text", "no_segment", "no_change", "no_motion", "lost_at_once", "unknown_query", "unknown_text",
 ]  # fmt: skip
 _PHRASES = [
     "What is the code on the ", " plate?", "What is the code while the lamp is ", "?", "Where is the ",

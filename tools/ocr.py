@@ -14,7 +14,10 @@ from pixelis.tools.toolbox import Outcome
 from pixelis.tools.zoom import still
 
 LINE_HEIGHT = 48  # the recogniser's input height
-LINE_MIN, LINE_MAX = 32, 3200
+LINE_MIN, LINE_MAX = 32, 1600  # its input width: time grows with it (10 ms at 96, 26 ms at 320)
+LEGIBLE = 4  # pixels; nothing smaller across is text
+LONGEST = 2000  # blocks are searched at most at this size
+THINNEST = 32  # blocks of a larger aspect get a margin, which the detector's own resizing needs
 SURE = 0.5  # below this score a reading is noise
 SHORT_SIDE, ENLARGE = 736, 3.0  # blocks: pictures with a shorter side are enlarged towards it, at most so much
 ITEMS = 64  # most lines in one observation
@@ -34,7 +37,8 @@ def engine() -> Any:
         "Global.log_level": "error",
         "Global.use_cls": False,
         "Det.limit_type": "max",  # no hidden enlarging: a tight crop would become letters too tall to be found
-        "Det.limit_side_len": 2000,
+        "Det.limit_side_len": LONGEST,
+        "Global.max_side_len": LONGEST,
     }
     ready = RapidOCR(params=single)
     logging.getLogger("RapidOCR").setLevel(logging.ERROR)
@@ -80,10 +84,16 @@ class Ocr:
 
 def read_line(pixels: np.ndarray) -> tuple[str, float]:
     """Text and score 0..1 of one line of text, HxWx3 uint8 BGR; the input is as wide as the line and no wider."""
+    import cv2
     from rapidocr.ch_ppocr_rec import TextRecInput
 
     height, width = pixels.shape[:2]
-    input_width = min(LINE_MAX, max(LINE_MIN, math.ceil(LINE_HEIGHT * width / height)))
+    if min(height, width) < LEGIBLE:
+        return "", 0.0
+    input_width = max(LINE_MIN, math.ceil(LINE_HEIGHT * width / height))
+    if input_width > LINE_MAX:  # the recogniser would follow the aspect of a thin strip into minutes of work
+        input_width = LINE_MAX
+        pixels = cv2.resize(pixels, (LINE_MAX, LINE_HEIGHT), interpolation=cv2.INTER_AREA)
     with _LOCK:
         recogniser = engine().text_rec
         recogniser.rec_image_shape = [3, LINE_HEIGHT, input_width]
@@ -98,7 +108,12 @@ def read_block(pixels: np.ndarray) -> list[tuple[str, Quad, float]]:
     """Lines found in HxWx3 uint8 BGR: (text, x0 y0 x1 y1 in its pixels, score), in reading order."""
     import cv2
 
-    scale = min(ENLARGE, max(1.0, SHORT_SIDE / min(pixels.shape[:2])))
+    height, width = pixels.shape[:2]
+    if min(height, width) < LEGIBLE:
+        return []
+    below, beside = max(0, width // THINNEST - height), max(0, height // THINNEST - width)
+    pixels = cv2.copyMakeBorder(pixels, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+    scale = min(ENLARGE, max(1.0, SHORT_SIDE / min(height, width)), max(1.0, LONGEST / max(height, width)))
     if scale > 1:
         pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     with _LOCK:

@@ -10,8 +10,6 @@ from pixelis.tools.frame import View
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
 LEAF = st.none() | st.booleans() | st.integers(-(10**6), 10**6) | FLOAT | TEXT
-    st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats(allow_nan=False, allow_infinity=False) | TEXT
-)
 VALUE = st.recursive(LEAF, lambda v: st.lists(v, max_size=3) | st.dictionaries(TEXT, v, max_size=3), max_leaves=6)
 
 
