@@ -71,7 +71,7 @@ def by_point(pixels: np.ndarray, seed: Point, avoid: list[Point]) -> tuple[np.nd
     if not kept:
         raise ToolFailure("tool", "no_segment", "a negative point cannot be told from the point")
     best, score = _steadiest(kept)
-    rimmed = _with_rim(best, cv2.cvtColor(small, cv2.COLOR_RGB2Lab), lab[at[1], at[0]])
+    rimmed = _with_rim(best, small, lab[at[1], at[0]])
     return _full_size(_filled(rimmed, stops), height, width), score
 
 
@@ -133,13 +133,16 @@ def _steadiest(grown: list[np.ndarray]) -> tuple[np.ndarray, int]:
     return grown[best + 1], round(1000 * ratios[best])
 
 
-def _with_rim(mask: np.ndarray, lab: np.ndarray, seed: np.ndarray) -> np.ndarray:
+def _with_rim(mask: np.ndarray, pixels: np.ndarray, seed: np.ndarray) -> np.ndarray:
     """Adds the next ring of pixels where the unblurred colour still is the seed's: the blur cost the region its rim."""
     import cv2
 
     ring = cv2.dilate(mask, np.ones((3, 3), np.uint8)) > mask
     rows, columns = np.nonzero(ring)
-    near = np.abs(lab[rows, columns].astype(np.int16) - seed.astype(np.int16)).max(axis=1) <= TOLERANCES[-1]
+    if rows.size == 0:
+        return mask
+    lab = cv2.cvtColor(pixels[rows, columns][None], cv2.COLOR_RGB2Lab)[0]
+    near = np.abs(lab.astype(np.int16) - seed.astype(np.int16)).max(axis=1) <= TOLERANCES[-1]
     grown = mask.copy()
     grown[rows[near], columns[near]] = 1
     return grown

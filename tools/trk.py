@@ -17,6 +17,7 @@ from pixelis.tools.zoom import clip
 WORK_SIDE = 320  # frames with a longer side are tracked at this size...
 LEAST = 20  # ...but never so small that the thing has fewer pixels than this across
 MOST_FRAMES = 400  # one call follows through at most so many frames
+THINNEST = 24  # CSRT fails on boxes of an aspect above 40
 SAMPLES = 8  # boxes in the observation
 LOST = 0.35  # likeness to the first look (0..1) below which the thing counts as out of sight
 
@@ -134,11 +135,12 @@ def _frame(store: MediaStore, view: View, number: int, scale: float) -> np.ndarr
 
 
 def _to_work(rect: Rect, view: View, scale: float, frame: np.ndarray) -> tuple[int, int, int, int]:
-    """Source pixels to x, y, w, h at work size, inside the frame and at least 4x4."""
+    """Source pixels to x, y, w, h at work size, inside the frame, at least 4x4 and no thinner than CSRT can take."""
     height, width = frame.shape[:2]
     x, y = round((rect[0] - view.rect[0]) * scale), round((rect[1] - view.rect[1]) * scale)
     w, h = round((rect[2] - rect[0]) * scale), round((rect[3] - rect[1]) * scale)
-    w, h = min(width, max(4, w)), min(height, max(4, h))
+    w, h = max(4, w, h // THINNEST), max(4, h, w // THINNEST)
+    w, h = min(width, w), min(height, h)
     return min(x, width - w), min(y, height - h), w, h
 
 

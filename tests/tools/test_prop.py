@@ -1,0 +1,102 @@
+import cv2
+import numpy as np
+import pytest
+
+from pixelis.tools.handle import Mask
+from pixelis.tools.prop import NAMES, color_name
+from tests.fakes_media import BLUE, GREEN, RED, avi, blank, moving_square, plate, png
+from tests.tools.bench import Bench, refusal
+
+
+def masked(array: np.ndarray, pixels: np.ndarray | None = None) -> Bench:
+    """A bench whose m1 is `array`."""
+    pixels = blank(array.shape[1], array.shape[0]) if pixels is None else pixels
+    bench = Bench(png(pixels))
+    bench.workspace.new("mask", bench.workspace.get("img0").view, Mask.of(array))
+    return bench
+
+
+def rectangle(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    array = np.zeros((400, 400), bool)
+    array[y0:y1, x0:x1] = True
+    return array
+
+
+def test_shapes_have_their_textbook_values() -> None:
+    keys = ["area", "box", "centroid", "aspect", "orientation", "perimeter", "circularity", "count"]
+    data = masked(rectangle(100, 160, 200, 200))("PROP", of="m1", keys=keys).data
+    assert list(data) == keys
+    assert data["area"] == 25 and data["box"] == [250, 400, 500, 500] and data["centroid"] == [375, 450]
+    assert data["aspect"] == 2.5 and data["orientation"] == 0 and data["count"] == 1
+    assert data["perimeter"] == pytest.approx(280, abs=8)
+
+
+def test_a_disc_is_rounder_than_a_bar() -> None:
+    disc = np.zeros((400, 400), np.uint8)
+    cv2.circle(disc, (200, 200), 90, 1, -1)
+    round_ = masked(disc > 0)("PROP", of="m1", keys=["circularity"]).data["circularity"]
+    bar = masked(rectangle(10, 10, 390, 30))("PROP", of="m1", keys=["circularity"]).data["circularity"]
+    assert round_ > 850 > 300 > bar
+
+
+def test_orientation_is_anticlockwise() -> None:
+    slash = np.zeros((400, 400), np.uint8)
+    cv2.line(slash, (50, 350), (350, 50), 1, 9)
+    assert masked(slash > 0)("PROP", of="m1", keys=["orientation"]).data["orientation"] == pytest.approx(45, abs=1)
+
+
+def test_parts_are_counted_without_specks() -> None:
+    three = rectangle(0, 0, 100, 100) | rectangle(200, 0, 260, 60) | rectangle(0, 200, 60, 260)
+    three[399, 399] = True
+    assert masked(three)("PROP", of="m1", keys=["count"]).data == {"count": 3}
+
+
+def test_distance_is_in_source_pixels_between_centroids() -> None:
+    bench = masked(rectangle(0, 0, 20, 20))
+    view = bench.workspace.get("img0").view.crop((500, 0, 1000, 1000))
+    array = np.zeros((400, 200), bool)
+    array[0:20, 100:120] = True
+    bench.workspace.new("mask", view, Mask.of(array))
+    assert bench("PROP", of="m1", to="m2", keys=["distance"]).data == {"distance": 300}
+
+
+@pytest.mark.parametrize("name", list(NAMES))
+def test_every_reference_colour_has_its_name(name: str) -> None:
+    for shade in NAMES[name]:
+        assert color_name(np.full((10, 3), shade, np.uint8)) == name
+
+
+def test_the_colour_of_a_plate_is_not_its_texts() -> None:
+    for color, name in ((RED, "red"), (GREEN, "green"), (BLUE, "blue")):
+        bench = Bench(png(plate("K7P", color)))
+        bench("SEG", on="img0", point=[360, 400])
+        assert bench("PROP", of="m1", keys=["color"]).data == {"color": name}
+        assert bench("PROP", of="img0", keys=["color"]).data == {"color": "gray"}
+
+
+def test_brightness_goes_from_black_to_white() -> None:
+    values = [Bench(png(blank(color=(v, v, v))))("PROP", of="img0", keys=["brightness"]).data for v in (0, 119, 255)]
+    assert [v["brightness"] for v in values] == [0, pytest.approx(500, abs=5), 1000]
+
+
+def test_a_track_has_speed_and_direction() -> None:
+    frames, boxes = moving_square(12, 6)
+    bench = Bench(avi(frames, rate=8))
+    x0, y0, x1, y1 = boxes[0]
+    box = [round(x0 / 0.32), round(y0 / 0.24), round(x1 / 0.32), round(y1 / 0.24)]
+    bench("TRK", on="img0", box=box, t0=0)
+    data = bench("PROP", of="t1", keys=["speed", "direction", "centroid", "area"]).data
+    assert data["speed"] == pytest.approx(6 * 8, rel=0.25)
+    assert min(data["direction"], 360 - data["direction"]) < 15
+    assert data["centroid"] == pytest.approx([405, 475], abs=50)
+
+
+def test_keys_that_do_not_fit_the_handle_are_the_policys_mistake() -> None:
+    bench = Bench(avi(moving_square(4)[0]))
+    assert refusal(bench("PROP", of="img0", keys=["area"])) == ("policy", "wrong_modality")
+    frame = bench("TEMP", on="img0", window=[0, 0])
+    assert refusal(bench("PROP", of=frame.ref, keys=["direction"])) == ("policy", "wrong_modality")
+    other = bench.store.put(png(blank()))
+    view = type(bench.workspace.get("f1").view)(other, (0, 0, 320, 240))
+    bench.workspace.new("image", view)
+    assert refusal(bench("PROP", of="f1", to="img1", keys=["distance"])) == ("policy", "bad_args")
