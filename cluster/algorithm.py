@@ -1,0 +1,197 @@
+"""Every seam between pixelis and RLlib, in one file, each with its reason; tests/cluster/test_seams.py holds a test for each.
+
+RLlib gives us rollout actors that are watched and restarted (`EnvRunnerGroup`), a Tune trainable (`Algorithm`) and
+metrics. Learning, replay and weights are ours. Ray's minor version is pinned: these APIs are alpha.
+"""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from ray.actor import ActorHandle
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.examples.rl_modules.classes.random_rlm import RandomRLModule
+
+from pixelis.actors.liveness import BlindPolicy
+from pixelis.cluster.config import RunConfig
+from pixelis.cluster.crew import Bug, Crew
+from pixelis.cluster.errors import is_users
+from pixelis.cluster.job import Job, Published, Receipt
+from pixelis.cluster.learner_group import LearnerGroup
+from pixelis.cluster.loop import Loop
+from pixelis.cluster.runner import Runner
+
+
+class RolloutActor(EnvRunner):
+    """Seam: RLlib makes, watches and restarts rollout actors that are subclasses of EnvRunner; ours wraps `Runner`."""
+
+    def __init__(self, *, config: PixelisConfig, **kwargs: Any) -> None:
+        super().__init__(config=config, **kwargs)
+        assert config.run is not None and config.root is not None
+        self.runner = Runner(config.run, config.root, config.shard, (config.epoch, 0))
+
+    def apply(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """Seam: every remote call passes here. The stock one turns any exception into a dead actor (`sys.exit`), which is
+        then revived for ever; a bug must end the run instead, so it travels back as a value."""
+        try:
+            return func(self, *args, **kwargs)
+        except Exception as error:
+            user = error if is_users(error) else None
+            return Bug(f"{type(error).__name__}: {error}", traceback.format_exc(), user)
+
+    def sample(self, *, job: Job, published: Published | None = None, **_: Any) -> Receipt:
+        """Do one job; the groups go to the replay shard, the driver gets a receipt."""
+        return self.runner.run(job, published)
+
+    def look(self, *, split: str, published: Published | None = None) -> float:
+        """Vision liveness."""
+        return self.runner.look(split, published)
+
+    def assert_healthy(self) -> None:
+        """Seam: abstract in EnvRunner; called after construction."""
+        assert self.runner is not None
+
+    def get_spaces(self) -> dict[str, Any]:
+        """Seam: `Algorithm.setup` asks for spaces though there is no gym environment."""
+        config = self.config
+        return {"default_policy": (config.observation_space, config.action_space)}
+
+    def get_state(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """Seam: RLlib collects connector states; there are none."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Seam: RLlib sends connector and module states; weights are pulled instead, see `Runner.run`."""
+
+    def stop(self) -> None:
+        """Nothing to free: the process ends."""
+
+    def __repr__(self) -> str:
+        return f"Rollout({self.worker_index})"
+
+
+class PixelisConfig(AlgorithmConfig):
+    """Seam: what RLlib must know about a run, as little as it accepts."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or PixelisAlgorithm)
+        self.run: RunConfig | None = None
+        self.root: Path | None = None
+        self.shard: ActorHandle | None = None
+        self.epoch = 0
+        self.environment(env=None, observation_space=gym.spaces.Discrete(2), action_space=gym.spaces.Discrete(2))
+        self.env_runners(
+            env_runner_cls=RolloutActor, create_local_env_runner=False, num_cpus_per_env_runner=1,
+            validate_env_runners_after_construction=False,
+        )  # fmt: skip
+        self.fault_tolerance(
+            restart_failed_env_runners=True, max_num_env_runner_restarts=100, delay_between_env_runner_restarts_s=0.0,
+            env_runner_health_probe_timeout_s=5.0, env_runner_restore_timeout_s=60.0,
+        )  # fmt: skip
+        self.debugging(log_level="ERROR")
+        self.broadcast_env_runner_states = False
+        self.merge_env_runner_states = False
+        self.max_requests_in_flight_per_env_runner = 1
+
+    def for_run(self, run: RunConfig, root: Path, shard: ActorHandle, epoch: int) -> PixelisConfig:
+        """This config for one phase of a run."""
+        self.run, self.root, self.shard, self.epoch = run, root, shard, epoch
+        return self.env_runners(num_env_runners=run.rollout.actors)
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Seam: demanded by `Algorithm.setup`, never built, since the learner group below ignores it."""
+        return RLModuleSpec(module_class=RandomRLModule)
+
+    def build_learner_group(self, **_: Any) -> LearnerGroup:
+        """Seam: our learner in place of RLlib's, which cannot return bf16 weights, cuts packed patches silently and is
+        dead for good after one failure."""
+        assert self.run is not None and self.root is not None and self.shard is not None
+        return LearnerGroup(self.run, self.root, self.shard, self.epoch)
+
+
+class Runners:
+    """Seam: `EnvRunnerGroup` as the `Actors` that a crew needs."""
+
+    def __init__(self, group: EnvRunnerGroup) -> None:
+        self.group = group
+
+    def healthy(self) -> list[int]:
+        """Ids of the actors in service."""
+        return self.group.healthy_env_runner_ids()
+
+    def send(self, actor: int, job: Job, published: Published | None) -> None:
+        """Start a job on one actor."""
+        kwargs = {"job": job, "published": published}
+        self.group.foreach_env_runner_async("sample", tag="job", kwargs=kwargs, remote_worker_ids=[actor])
+
+    def fetch(self, seconds: float) -> list[tuple[int, Receipt | Bug]]:
+        """Results that are there, waiting up to `seconds` for the first."""
+        return self.group.fetch_ready_async_reqs(tags="job", timeout_seconds=seconds)
+
+    def revive(self) -> None:
+        """Look after actors that are out of service; Ray has restarted them, or is about to."""
+        self.group.probe_unhealthy_env_runners()
+
+
+class PixelisAlgorithm(Algorithm):
+    """Seam: the trainable. One `training_step` for all phases: sample, make durable, update, publish (`Loop`)."""
+
+    @classmethod
+    def get_default_config(cls) -> PixelisConfig:
+        """Seam: with `algo_class` set, or Tune's `default_resource_request` fails."""
+        return PixelisConfig(algo_class=cls)
+
+    def setup(self, config: AlgorithmConfig) -> None:
+        """Actors up, then our loop around them."""
+        super().setup(config)
+        run = self.config.run
+        self.crew = Crew(Runners(self.env_runner_group), run.deadline)
+        self.loop = Loop(run, self.crew, self.learner_group)
+        self.figures: list[dict[str, float]] = []
+
+    def training_step(self) -> None:
+        """One round of the loop; its figures are in `figures`, the last of them in the result dict too."""
+        self.figures = self.loop.round()
+        for name, value in self.figures[-1].items() if self.figures else ():
+            self.metrics.log_value(("pixelis", name), value, window=1)
+
+    def look(self) -> float:
+        """Vision liveness at start; BlindPolicy when swapping the image moves nothing."""
+        split = self.config.run.tasks.split
+        kwargs = {"split": split, "published": self.loop.published}
+        results = self.env_runner_group.foreach_env_runner(
+            "look", kwargs=kwargs, local_env_runner=False, timeout_seconds=self.config.run.deadline, remote_worker_ids=[1]
+        )
+        if not results:
+            raise BlindPolicy("the start-up check of the policy's vision got no answer from rollout actor 1")
+        if isinstance(results[0], Bug):
+            raise results[0].user or RuntimeError(results[0].traceback)
+        return results[0]
+
+    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
+        """Seam: the stock one asks our learner for a MultiRLModuleSpec. A restarted actor pulls weights at its first job."""
+        return env_runner_group.probe_unhealthy_env_runners()
+
+    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
+        """Seam: only the learner has state here; replay is on disk, rollout actors have none."""
+        return [("learner_group", self.learner_group)]
+
+    def get_state(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """Seam: of the loop, JSON-able; the stock one collects module and connector states."""
+        return {"loop": self.loop.state(), "training_iteration": self.training_iteration}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Inverse of `get_state`."""
+        self.loop.set_state(state["loop"])
+
+    def restore_from_path(self, path: Any, *_: Any, **__: Any) -> None:
+        """Seam: the stock one pushes weights through `sync_weights`, which our actors do not know; we publish."""
+        self.learner_group.restore_from_path(Path(path) / "learner_group")
+        self.loop.publish()

@@ -1,0 +1,204 @@
+"""The command line. Nothing heavy is imported before a command needs it: `--help` and `tool` answer at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pixelis.cluster.errors import is_users
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="""Train and question agents that answer by acting on pixels.
+
+A vision-language policy calls six tools (SEG, ZOOM, TRK, OCR, TEMP, PROP) on images and clips, and learns to do so on Ray:
+rollout actors, a replay shard, a learner.
+
+**First steps**
+
+* `pixelis demo` trains the small policy from scratch and writes `runs/demo/report.html`
+* `pixelis ask runs/demo photo.jpg "What is the code on the red plate?"`
+* `pixelis tool OCR photo.jpg --args '{"on":"img0"}'`
+* `pixelis doctor` says what of this machine is missing
+""",
+)
+
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change one setting, like stop.steps=50; may be repeated.")]
+Dashboard = Annotated[bool, typer.Option("--dashboard", help="Start the Ray dashboard too.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(show_version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False) -> None:
+    """What stands before any command."""
+    if show_version:
+        print(f"pixelis {version('pixelis')}")
+        raise typer.Exit
+
+
+@app.command()
+def pretrain(seed: Annotated[int, typer.Option(help="Of weights, scenes and batches.")] = 0) -> None:
+    """Build the nano policy and train its vision from scratch (minutes; kept in runs/cache by the recipe's hash).
+
+    Example: `pixelis pretrain`
+    """
+    from pixelis.cluster.pretrain import backbone
+
+    print(backbone(seed))
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A file like configs/sft.toml.")],
+    sets: Set = None,
+    resume: Resume = False,
+    dashboard: Dashboard = False,
+) -> None:
+    """Run one phase: SFT (imitate the teacher) or RFT (learn from own rollouts), as the config says.
+
+    Ctrl-C finishes the step and leaves a checkpoint.
+
+    Examples:
+
+    * `pixelis train configs/sft.toml`
+    * `pixelis train configs/rft.toml --set start=runs/sft --set stop.steps=50`
+    * `pixelis train configs/sft.toml --resume`
+    """
+    from pixelis.cluster.config import load
+    from pixelis.cluster.run import Interrupted
+    from pixelis.cluster.run import train as run
+
+    try:
+        print(run(load(config, sets or []), resume, dashboard))
+    except Interrupted as stopped:
+        words = ["pixelis", "train", str(config), *(f"--set {one}" for one in sets or []), "--resume"]
+        _stopped(stopped, " ".join(words))
+
+
+@app.command()
+def demo(resume: Resume = False, dashboard: Dashboard = False) -> None:
+    """The whole loop, small: pre-train, SFT, RFT, report. About a quarter of an hour on two cores.
+
+    Writes runs/demo with summary.json, checkpoints, every trajectory, and report.html. Without --resume an earlier
+    runs/demo is replaced.
+    """
+    from pixelis.cluster.demo import demo as run
+    from pixelis.cluster.run import Interrupted
+
+    try:
+        run(resume, dashboard)
+    except Interrupted as stopped:
+        _stopped(stopped, "pixelis demo --resume")
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A policy folder, a checkpoint, or a run.")],
+    suite: Annotated[str, typer.Option(help="Which questions; pixelworld.")] = "pixelworld",
+    n: Annotated[int, typer.Option("--n", help="Questions a family.", min=1)] = 200,
+    split: Annotated[str, typer.Option(help="vision, demo, rft, dev or heldout.")] = "heldout",
+    as_json: Annotated[bool, typer.Option("--json", help="Figures as JSON.")] = False,
+) -> None:
+    """How good a policy is: success, valid calls, chain length, RaPR and visual fidelity, by family.
+
+    Example: `pixelis eval runs/demo --suite pixelworld --n 100`
+    """
+    from pixelis.cluster.evaluate import command
+
+    command(checkpoint, suite, n, split, as_json)
+
+
+@app.command()
+def ask(
+    checkpoint: Annotated[Path, typer.Argument(help="A policy folder, a checkpoint, or a run.")],
+    file: Annotated[Path, typer.Argument(help="An image or a clip.")],
+    question: str,
+    save: Annotated[Path | None, typer.Option(help="Write the evidence, drawn into the picture, to this PNG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The trajectory as JSON.")] = False,
+) -> None:
+    """Ask a policy about a picture; prints every call, what it found, and the answer.
+
+    Example: `pixelis ask runs/demo scene.jpg "What is the code on the red plate?" --save evidence.png`
+    """
+    from pixelis.cluster.ask import command
+
+    command(checkpoint, file, question, save, as_json)
+
+
+@app.command()
+def tool(
+    op: Annotated[str, typer.Argument(help="SEG, ZOOM, TRK, OCR, TEMP or PROP.")],
+    file: Annotated[Path, typer.Argument(help="An image or a clip: its handle is img0.")],
+    args: Annotated[str, typer.Option("--args", help="The arguments as JSON.")] = "{}",
+    save: Annotated[Path | None, typer.Option(help="Write the result, drawn into the picture, to this PNG.")] = None,
+) -> None:
+    """Run one tool and print its result as JSON. Coordinates are integers 0..1000 of the picture's width and height.
+
+    Examples:
+
+    * `pixelis tool OCR sign.png --args '{"on":"img0"}'`
+    * `pixelis tool SEG truck.jpg --args '{"on":"img0","box":[40,300,900,850]}' --save mask.png`
+    * `pixelis tool TEMP cups.mp4 --args '{"on":"img0","query":"change"}'`
+    """
+    from pixelis.tools.inspect import inspect
+
+    print(json.dumps(inspect(op, file, args, save), ensure_ascii=False))
+
+
+@app.command()
+def replay(trajectories: Annotated[Path, typer.Argument(help="A run, its replay folder, or a .arrow file of it.")]) -> None:
+    """Run every call of stored trajectories again and compare it with what was recorded.
+
+    Example: `pixelis replay runs/demo/heldout-rft.arrow`
+    """
+    from pixelis.cluster.verify import command
+
+    command(trajectories)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run, like runs/demo.")]) -> None:
+    """Write the run's report.html: curves, validity, chain length, tools, and single episodes with their evidence."""
+    from pixelis.cluster.report import write_report
+
+    print(write_report(run))
+
+
+@app.command()
+def doctor() -> None:
+    """Check that this machine has what pixelis needs."""
+    from pixelis.cluster.doctor import command
+
+    command()
+
+
+def main() -> None:
+    """Entry point: what the user can cause is one line on stderr and exit status 2, a bug is a traceback."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        app()
+    except Exception as error:
+        if not is_users(error):
+            raise
+        print(f"pixelis: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _stopped(stopped: Any, command: str) -> None:
+    print(f"\nstopped; checkpoint {stopped.checkpoint}\ncontinue with: {command}", file=sys.stderr)
+    raise typer.Exit(130)
+
+
+if __name__ == "__main__":
+    main()

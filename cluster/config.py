@@ -1,0 +1,244 @@
+"""What a run is: a tree of frozen dataclasses, read from TOML and changed by `--set key=value`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pixelis.actors.rollout import RolloutSettings
+from pixelis.actors.world import FAMILIES, Split
+from pixelis.learners.learner import LearnerSettings
+
+Phase = Literal["sft", "rft"]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be; the message names it and says what can."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSettings:
+    """Which questions a run asks."""
+
+    families: tuple[str, ...] = ("code", "clip")
+    split: Split = "demo"
+    scenes: int = 4000
+    """Questions over all families; 0 for no end (every step asks new ones)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutConfig(RolloutSettings):
+    """How the rollout actors act."""
+
+    actors: int = 2
+    groups: int = 16
+    """Questions an iteration, shared by the actors. In SFT: scenes that the teacher recites while the learner trains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Up to optimizer step `until` (0: to the end), this share of a batch are captions, the rest demonstrations."""
+
+    until: int = 0
+    captions: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySettings:
+    """How the learner draws from the replay shard."""
+
+    mode: Literal["once", "epochs"] = "once"
+    """`once`: every group once, in order. `epochs`: again and again, by `mixture`."""
+    batch: int = 32
+    """Trajectories an optimizer step (`epochs`)."""
+    steps_per_call: int = 10
+    """Optimizer steps an iteration (`epochs`); `once` takes one."""
+    mixture: tuple[Stage, ...] = (Stage(),)
+
+
+@dataclass(frozen=True, slots=True)
+class StopSettings:
+    """When a phase ends: after `steps` optimizer steps, or at a gate on the dev split."""
+
+    steps: int = 100
+    gate: float = 0.0
+    """Success over all families at which to stop; 0 for no gate."""
+    gate_every: int = 50
+    gate_n: int = 100
+    """Questions a family at a gate."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSettings:
+    """The evaluation that ends a phase."""
+
+    n: int = 1000
+    """Questions a family."""
+    split: Split = "heldout"
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """One phase of a run.
+
+    Example:
+        >>> load("configs/sft.toml", ["stop.steps=10"]).stop.steps          # doctest: +SKIP
+        10
+    """
+
+    name: str
+    phase: Phase
+    seed: int = 0
+    start: str = ""
+    """Policy folder, checkpoint or run to start from; empty: the nano backbone of `pixelis pretrain`."""
+    tasks: TaskSettings = field(default_factory=TaskSettings)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    learner: LearnerSettings = field(default_factory=LearnerSettings)
+    replay: ReplaySettings = field(default_factory=ReplaySettings)
+    stop: StopSettings = field(default_factory=StopSettings)
+    eval: EvalSettings = field(default_factory=EvalSettings)
+    save_every: int = 50
+    """Optimizer steps between checkpoints."""
+    tracking: str = "sqlite:///{runs}/mlflow.db"
+    """MLflow tracking URI ({runs}: the folder of all runs); empty for none."""
+    deadline: float = 600.0
+    """Seconds after which a part that has not answered ends the run."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+def load(path: str | Path, sets: Sequence[str] = ()) -> RunConfig:
+    """Read a TOML file and apply `key.key=value` settings. ConfigError names what is wrong and where."""
+    path = Path(path)
+    try:
+        raw = tomllib.loads(path.read_text())
+    except FileNotFoundError as e:
+        raise ConfigError(f"{path}: no such config") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: not TOML: {e}") from e
+    for one in sets:
+        _override(raw, one)
+    return build(RunConfig, raw, str(path))
+
+
+def build(cls: Any, raw: Mapping[str, Any], where: str = "config", prefix: str = "") -> Any:
+    """A dataclass from nested mappings. Unknown keys, missing ones and wrong types are ConfigErrors."""
+    types = _types(cls)
+    for key in raw:
+        if key not in types:
+            table = f"[{prefix[:-1]}]" if prefix else "the top level"
+            raise ConfigError(f"{where}: unknown key {prefix}{key}; known at {table}: {', '.join(types)}")
+    values = {key: _convert(types[key], value, where, prefix + key) for key, value in raw.items()}
+    try:
+        return cls(**values)
+    except TypeError as e:
+        raise ConfigError(f"{where}: {e}") from e
+
+
+def dump(config: Any) -> str:
+    """The whole tree as TOML that `load` reads back."""
+    return "\n".join(_tables(asdict(config), "")) + "\n"
+
+
+def _tables(tree: Mapping[str, Any], prefix: str) -> list[str]:
+    lines = [f"{key} = {_toml(value)}" for key, value in tree.items() if not isinstance(value, dict)]
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{prefix}{key}]", *_tables(value, f"{prefix}{key}.")]
+    return lines
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+    return repr(value)
+
+
+@cache
+def _types(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls)}
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    """Put one `a.b=value` into nested tables; the value is TOML, or else a plain string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: write key=value, for example --set stop.steps=100")
+    *tables, last = key.strip().split(".")
+    for name in tables:
+        raw = raw.setdefault(name, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"--set {text}: {name} is a value, not a table")
+    try:
+        raw[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        raw[last] = value
+
+
+def _convert(kind: Any, value: Any, where: str, key: str) -> Any:
+    """`value` as type `kind`, or a ConfigError that names the key."""
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: {key} must be a table, not {value!r}")
+        return build(kind, value, where, f"{key}.")
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(f"{where}: {key} must be one of {', '.join(map(str, args))}, not {value!r}")
+        return value
+    if origin is tuple:
+        return _convert_tuple(args, value, where, key)
+    if origin in (Union, UnionType):
+        some = next(a for a in args if a is not type(None))
+        return None if value is None else _convert(some, value, where, key)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{where}: {key} must be {kind.__name__}, not {value!r}")
+    return value
+
+
+def _convert_tuple(args: tuple[Any, ...], value: Any, where: str, key: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{where}: {key} must be a list, not {value!r}")
+    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+    if len(kinds) != len(value):
+        raise ConfigError(f"{where}: {key} must have {len(kinds)} values, not {len(value)}")
+    return tuple(_convert(k, v, where, f"{key}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+
+
+def _check(config: RunConfig) -> None:
+    """What types cannot say."""
+    unknown = [name for name in config.tasks.families if name not in FAMILIES]
+    if unknown or not config.tasks.families:
+        raise ConfigError(f"tasks.families: unknown family {unknown}; known: {', '.join(FAMILIES)}")
+    if not config.name or "/" in config.name or config.name.startswith("."):
+        raise ConfigError(f"name: {config.name!r} cannot name a folder")
+    for name, value, least in (
+        ("rollout.actors", config.rollout.actors, 1), ("rollout.groups", config.rollout.groups, 1),
+        ("rollout.group", config.rollout.group, 1), ("stop.steps", config.stop.steps, 1), ("eval.n", config.eval.n, 0),
+        ("replay.batch", config.replay.batch, 1), ("replay.steps_per_call", config.replay.steps_per_call, 1),
+        ("save_every", config.save_every, 1), ("tasks.scenes", config.tasks.scenes, 0),
+    ):  # fmt: skip
+        if value < least:
+            raise ConfigError(f"{name}: {value} is below {least}")
+    demos = config.tasks.scenes // len(config.tasks.families)
+    if config.tasks.split == "demo" and not 0 < demos <= 2000:
+        raise ConfigError(f"tasks.scenes: the demo split has at most 2000 scenes a family, {demos} asked for")
+    if config.phase == "sft" and (config.replay.mode, config.learner.loss) != ("epochs", "imitation"):
+        raise ConfigError('phase sft needs replay.mode = "epochs" and learner.loss = "imitation"')
+    if config.phase == "rft" and (config.replay.mode, config.learner.loss) != ("once", "grpo"):
+        raise ConfigError('phase rft needs replay.mode = "once" and learner.loss = "grpo"')

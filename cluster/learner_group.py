@@ -1,0 +1,175 @@
+"""The learner in its own actor, behind the interface that RLlib's Algorithm asks of a learner group.
+
+One rank for now. The actor takes its batches from the replay shard itself; the driver sees figures, versions and one
+flat array of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.actor import ActorHandle
+
+from pixelis.cluster.config import RunConfig
+from pixelis.cluster.job import Published
+from pixelis.cluster.part import answer, quiet
+from pixelis.cluster.policy import put, resolve
+from pixelis.cluster.pool import Pool
+from pixelis.learners.learner import Learner
+from pixelis.memory import checkpoint
+from pixelis.memory.model import Model
+from pixelis.memory.trajectory import Version
+from pixelis.memory.weights import Slot, flatten, slots
+from pixelis.tools.media import MediaStore
+
+
+class LearnerPart:
+    """The inside of the learner actor: a `Learner`, its pool, and its checkpoints."""
+
+    def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int) -> None:
+        quiet()
+        self.config, self.shard = config, shard
+        source = resolve(config.start)
+        model = Model.load(source.folder)
+        if source.checkpoint:
+            put(model, source.checkpoint)
+        self.base = source.folder.resolve()
+        self.learner = Learner(model, MediaStore(root / "media"), config.learner, (epoch, 0))
+        self.pool = Pool(config.replay, config.seed, self._take)
+
+    def update(self, stored: int, first: int, steps: int) -> list[dict[str, float]]:
+        """Optimizer steps `first`, `first + 1`, ... on what the shard holds (`stored` groups in all); figures of each."""
+        self.pool.grow(stored)
+        return [self.learner.update(self.pool.draw(first + i)) for i in range(steps)]
+
+    def version(self) -> Version:
+        """Of the weights now."""
+        return self.learner.version
+
+    def plan(self) -> tuple[Slot, ...]:
+        """What `weights` holds."""
+        return slots(self.learner.weights())
+
+    def weights(self) -> np.ndarray:
+        """The parameters that train, as one array; a return value, so that the driver owns it."""
+        return flatten(self.learner.weights())
+
+    def save(self, path: Path, state: dict[str, Any]) -> Path:
+        """Write a checkpoint: trained tensors, optimizer, generators, cursor and the driver's `state`."""
+        moments, packed = checkpoint.pack_optimizer(self.learner.optimizer)
+        tensors = {"model": self.learner.weights(), "optimizer": moments, "rng": checkpoint.pack_rng()}
+        own = {
+            "base": str(self.base), "phase": self.config.phase, "version": list(self.learner.version),
+            "cursor": self.pool.cursor, "optimizer": packed,
+        }  # fmt: skip
+        return checkpoint.save(path, tensors, {**state, **own})
+
+    def restore(self, path: Path) -> dict[str, Any]:
+        """Go on from a checkpoint of this phase, in the next epoch; returns its state. CheckpointError if it differs."""
+        found = checkpoint.load(path)
+        if found.state.get("phase") != self.config.phase:
+            raise checkpoint.CheckpointError(f"{path}: phase {found.state.get('phase')}, this run is {self.config.phase}")
+        put(self.learner.model, path)
+        checkpoint.unpack_optimizer(self.learner.optimizer, found.tensors["optimizer"], found.state["optimizer"])
+        checkpoint.unpack_rng(found.tensors["rng"])
+        epoch, step = found.state["version"]
+        self.learner.version = (epoch + 1, step)
+        if self.config.replay.mode == "once":
+            self.pool.cursor = self._drop_lost(found.state["cursor"])
+        return found.state
+
+    def _drop_lost(self, cursor: int) -> int:
+        """Groups beyond the checkpoint's cursor came from weights that no longer exist: dropped, and said so."""
+        stored = self._ask_shard(self.shard.stats.remote())["groups"]
+        self._ask_shard(self.shard.seek.remote(stored))
+        if stored > cursor:
+            self._ask_shard(self.shard.drop.remote("sampled by weights that were lost", stored - cursor))
+        return stored
+
+    def export(self, folder: Path) -> Path:
+        """Write the whole policy as a folder that any of our commands and transformers open."""
+        self.learner.model.save(folder)
+        return folder
+
+    def _take(self, count: int, cursor: int) -> list[Any]:
+        return self._ask_shard(self.shard.take.remote(count, cursor))
+
+    def _ask_shard(self, ref: Any) -> Any:
+        return answer(ref, self.config.deadline, "replay shard")
+
+    def __repr__(self) -> str:
+        return f"Learner({self.config.phase})"
+
+
+class LearnerGroup:
+    """What the driver and RLlib hold. RLlib's own cannot return bf16 weights and dies with its first actor (ray.md 1)."""
+
+    is_remote, is_local = True, False
+
+    def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int) -> None:
+        self.config = config
+        self.actor = ray.remote(num_cpus=1)(LearnerPart).remote(config, root, shard, epoch)
+        self._plan: tuple[Slot, ...] = ()
+
+    def begin_update(self, stored: int, first: int, steps: int) -> Any:
+        """Start some optimizer steps; `ask` of what this returns gives the figures of each."""
+        return self.actor.update.remote(stored, first, steps)
+
+    def update(self, stored: int, first: int, steps: int = 1) -> list[dict[str, float]]:
+        """Some optimizer steps on what the shard holds."""
+        return self.ask(self.begin_update(stored, first, steps))
+
+    def publish(self) -> Published:
+        """The weights as they are now, for the rollout actors to pull when they are newer than theirs."""
+        self._plan = self._plan or self.ask(self.actor.plan.remote())
+        version = self.ask(self.actor.version.remote())
+        return Published(version, self._plan, (self.actor.weights.remote(),))
+
+    def ask(self, ref: Any) -> Any:
+        """The result of a call on the learner, within the deadline."""
+        return answer(ref, self.config.deadline, "learner")
+
+    def save(self, path: Path, state: dict[str, Any]) -> Path:
+        """See `LearnerPart.save`."""
+        return self.ask(self.actor.save.remote(path, state))
+
+    def restore(self, path: Path) -> dict[str, Any]:
+        """See `LearnerPart.restore`."""
+        return self.ask(self.actor.restore.remote(path))
+
+    def export(self, folder: Path) -> Path:
+        """See `LearnerPart.export`."""
+        return self.ask(self.actor.export.remote(folder))
+
+    # From here on: what `ray.rllib.algorithms.Algorithm` calls (ray.md 1). Checkpoints stay ours; RLlib only wraps them.
+
+    def get_state(self, components: Any = None, **_: Any) -> dict[str, Any]:
+        """Asked for by `Algorithm.setup` to sync runners; ours pull their weights, so there is nothing to hand out."""
+        return {"learner": {}}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Inverse of `get_state`."""
+
+    def foreach_learner(self, func: Callable[..., Any], **_: Any) -> list[Any]:
+        """RLlib offers functions for its own Learner class; none applies to ours."""
+        return []
+
+    def save_to_path(self, path: Any = None, **_: Any) -> str:
+        """Called by `Algorithm.save_to_path` with a folder of its own for this component."""
+        return str(self.save(Path(path) / "checkpoint", {}))
+
+    def restore_from_path(self, path: Any, **_: Any) -> None:
+        """Called by `Algorithm.restore_from_path`."""
+        self.restore(Path(path) / "checkpoint")
+
+    def get_checkpointable_components(self) -> list[Any]:
+        """None: this is one component."""
+        return []
+
+    def shutdown(self) -> None:
+        """End the actor."""
+        ray.kill(self.actor)

@@ -1,0 +1,35 @@
+"""How parts of a run talk: no wait without a deadline, and an error names the part."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+
+class PartError(RuntimeError):
+    """A part of the run that did not answer in time, died, or failed by a bug (then with its traceback)."""
+
+
+def answer(ref: Any, seconds: float, part: str) -> Any:
+    """`ray.get` with a deadline. PartError names the part that was late or died; its own errors come through."""
+    try:
+        return ray.get(ref, timeout=seconds)
+    except GetTimeoutError as e:
+        raise PartError(f"the {part} did not answer within {seconds:g} s") from e
+    except RayTaskError:
+        raise
+    except RayActorError as e:
+        raise PartError(f"the {part} died: {str(e).strip().splitlines()[0]}") from e
+
+
+def quiet() -> None:
+    """One thread for this process: the machine's cores belong to all parts."""
+    import cv2
+    import torch
+
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)

@@ -1,0 +1,70 @@
+"""Which policy a path means: a policy folder, a checkpoint of a phase, or a whole run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pixelis.memory.checkpoint import MANIFEST, CheckpointError, latest, load
+
+if TYPE_CHECKING:
+    from pixelis.memory.model import Model
+
+PHASES = ("rft", "sft")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A policy on disk: its folder, and the checkpoint whose tensors go over it."""
+
+    folder: Path
+    checkpoint: Path | None = None
+
+
+def resolve(path: str | Path) -> Source:
+    """What `path` holds. CheckpointError in one line when it holds no policy.
+
+    A run means its last phase's finished policy, or else its newest checkpoint.
+    """
+    path = Path(path)
+    if (path / "policy.json").is_file():
+        return Source(path)
+    if (path / MANIFEST).is_file():
+        state = load(path).state
+        if "base" not in state:
+            raise CheckpointError(f"{path}: a checkpoint, but not one of a training phase")
+        return Source(Path(state["base"]), path)
+    for phase in PHASES:
+        if (path / "policy" / phase / "policy.json").is_file():
+            return Source(path / "policy" / phase)
+        newest = latest(path / "checkpoints" / phase)
+        if newest is not None:
+            return resolve(newest)
+    if not path.exists():
+        raise CheckpointError(f"{path}: does not exist")
+    raise CheckpointError(f"{path}: no policy here (neither policy.json, nor a checkpoint, nor a run)")
+
+
+def open_policy(path: str | Path) -> Model:
+    """The policy that `path` means, loaded."""
+    from pixelis.memory.model import Model
+
+    source = resolve(path)
+    model = Model.load(source.folder)
+    if source.checkpoint is not None:
+        put(model, source.checkpoint)
+    return model
+
+
+def put(model: Model, checkpoint: Path) -> None:
+    """Put a checkpoint's tensors into a model. CheckpointError when they do not fit."""
+    tensors = load(checkpoint).tensors["model"]
+    shapes = {name: p.shape for name, p in model.net.named_parameters()}
+    for name in tensors:
+        if name not in shapes:
+            raise CheckpointError(f"{checkpoint}: {name} is no parameter of this policy")
+        if tensors[name].shape != shapes[name]:
+            found, wanted = tuple(tensors[name].shape), tuple(shapes[name])
+            raise CheckpointError(f"{checkpoint}: {name} has shape {found}, this policy's has {wanted}")
+    model.net.load_state_dict(dict(tensors), strict=False)

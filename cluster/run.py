@@ -1,0 +1,284 @@
+"""One phase after another, in one run folder and one Ray session; interrupted, it leaves a checkpoint to go on from.
+
+    runs/NAME/  config-PHASE.toml  metrics.jsonl  summary.json  heldout-PHASE.arrow  report.html
+                checkpoints/PHASE/step-N/  policy/PHASE/  replay/PHASE/  media/
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from pixelis.cluster import usage
+from pixelis.cluster.config import ConfigError, RunConfig, dump
+from pixelis.cluster.evaluate import Evaluation, gather, jobs, write
+from pixelis.cluster.policy import resolve
+from pixelis.cluster.progress import Bar
+from pixelis.cluster.track import Track, read_summary, write_summary
+from pixelis.memory.checkpoint import latest
+
+if TYPE_CHECKING:
+    from pixelis.cluster.algorithm import PixelisAlgorithm
+
+RUNS = Path("runs")
+KEPT = 2
+"""Checkpoints of a phase that stay on disk."""
+
+
+class Interrupted(Exception):
+    """The user asked to stop; everything up to here is in `checkpoint`."""
+
+    def __init__(self, phase: str, checkpoint: Path) -> None:
+        super().__init__(f"{phase} interrupted; checkpoint {checkpoint}")
+        self.checkpoint = checkpoint
+
+
+def train(config: RunConfig, resume: bool = False, dashboard: bool = False) -> Path:
+    """Run one phase; returns the run's folder. ConfigError when it was begun already and `resume` is not set."""
+    return train_all([config], resume, dashboard)
+
+
+def train_all(configs: Sequence[RunConfig], resume: bool = False, dashboard: bool = False) -> Path:
+    """Run phases of one run, each starting (unless told otherwise) from the policy of the one before.
+
+    Phases that are finished are passed over when `resume` is set. Raises Interrupted after Ctrl-C.
+    """
+    root = RUNS / configs[0].name
+    configs = [_checked(config, root, resume) for config in configs]
+    with stop_signals() as stop, ray_session(configs, dashboard):
+        for i, config in enumerate(configs):
+            if config.phase in read_summary(root)["phases"]:
+                continue
+            if i and not config.start:
+                config = replace(config, start=str(root / "policy" / configs[i - 1].phase))
+            Phase(_started(config), root, resume, stop).run()
+    return root
+
+
+class Phase:
+    """One phase of a run: from its start policy to its evaluated one."""
+
+    def __init__(self, config: RunConfig, root: Path, resume: bool, stop: Stop) -> None:
+        self.config, self.root, self.stop = config, root, stop
+        self.folder = root / "checkpoints" / config.phase
+        self.resumed = latest(self.folder) if resume else None
+        self.meter, self.load = usage.Meter(), usage.load()
+        self.spent = {"wall_s": 0.0, "cpu_s": 0.0}
+
+    def run(self) -> None:
+        """Train, evaluate, and write everything down. Raises Interrupted after Ctrl-C."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / f"config-{self.config.phase}.toml").write_text(dump(self.config))
+        uri = self.config.tracking.format(runs=RUNS)
+        track = Track(self.root, self.config.phase, uri, asdict(self.config))
+        import ray
+
+        algorithm, status = None, "FAILED"
+        try:
+            algorithm = self._build()
+            self._train(algorithm, track)
+            self._finish(algorithm)
+            status = "FINISHED"
+        except Interrupted:
+            status = "KILLED"
+            raise
+        finally:
+            track.close(status)
+            self.meter.read()  # before the parts end: see usage.cpu_seconds
+            if algorithm is not None:
+                algorithm.stop()
+                ray.kill(self.shard)
+
+    def _build(self) -> PixelisAlgorithm:
+        from pixelis.cluster.algorithm import PixelisConfig
+        from pixelis.cluster.shard import start_shard
+
+        epoch = _next_epoch(self.root)
+        self.shard = start_shard(self.root.resolve(), self.config.phase)
+        made = PixelisConfig().for_run(self.config, self.root.resolve(), self.shard, epoch)
+        with _stderr_to(self.root / "ray.log"):
+            algorithm = made.build_algo()
+        if self.resumed:
+            state = algorithm.learner_group.restore(self.resumed)
+            algorithm.loop.set_state(state["loop"])
+            self.spent = state["spent"]
+        algorithm.loop.publish()
+        return algorithm
+
+    def _train(self, algorithm: PixelisAlgorithm, track: Track) -> None:
+        loop, steps = algorithm.loop, self.config.stop.steps
+        with Bar(f"{self.config.name}/{self.config.phase}", steps, "steps") as bar:
+            bar.begin(loop.step)
+            bar.say(f"{self.config.phase}: {self._where()}; swapping pictures moves log-probs by {algorithm.look():.2g} nats")
+            while loop.step < steps:
+                before = loop.step
+                algorithm.train()
+                for figures in algorithm.figures:
+                    track.log(int(figures["step"]), figures)
+                bar.to(loop.step, algorithm.figures[-1])
+                if self.stop.asked:
+                    raise Interrupted(self.config.phase, self._save(algorithm))
+                if _passed(before, loop.step, self.config.save_every) and loop.step < steps:
+                    self._save(algorithm)
+                if self._gate(algorithm, before, track, bar):
+                    break
+
+    def _where(self) -> str:
+        return f"goes on from {self.resumed}" if self.resumed else f"starts from {self.config.start}"
+
+    def _gate(self, algorithm: PixelisAlgorithm, before: int, track: Track, bar: Bar) -> bool:
+        """Whether the dev split says that this is enough."""
+        stop = self.config.stop
+        if not stop.gate or not _passed(before, algorithm.loop.step, stop.gate_every):
+            return False
+        figures = self._evaluate(algorithm, stop.gate_n, "dev").figures["all"]
+        track.log(algorithm.loop.step, {f"dev/{name}": value for name, value in figures.items()})
+        bar.say(f"step {algorithm.loop.step}: dev success {figures['success']:.3f}, gate {stop.gate:g}")
+        return figures["success"] >= stop.gate
+
+    def _evaluate(self, algorithm: PixelisAlgorithm, n: int, split: str) -> Evaluation:
+        work = jobs(n, len(self.config.tasks.families), split)
+        algorithm.loop.publish()
+        return gather(algorithm.crew.run(work, algorithm.loop.published))
+
+    def _save(self, algorithm: PixelisAlgorithm) -> Path:
+        path = self.folder / f"step-{algorithm.loop.step:06d}"
+        if path.exists():
+            return path
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {"loop": algorithm.loop.state(), "spent": self._spent(), "config": asdict(self.config)}
+        algorithm.learner_group.save(path.resolve(), state)
+        for old in sorted(self.folder.glob("step-*"))[:-KEPT]:
+            shutil.rmtree(old)
+        return path
+
+    def _finish(self, algorithm: PixelisAlgorithm) -> None:
+        """Checkpoint, whole policy, held-out figures, summary: in this order, so that a resume repeats the rest only."""
+        config = self.config
+        self._save(algorithm)
+        policy = self.root / "policy" / config.phase
+        algorithm.learner_group.export(policy.resolve())
+        row: dict[str, Any] = {"heldout": {}}
+        if config.eval.n:
+            found = self._evaluate(algorithm, config.eval.n, config.eval.split)
+            write(self.root / f"heldout-{config.phase}.arrow", found)
+            row = {"heldout": found.figures, "heldout_infra": found.infra}
+        loop = algorithm.loop
+        loop.publish()
+        row |= {
+            "steps": loop.step, "version": list(loop.published.version), "infra": loop.infra,
+            "actors_died": algorithm.crew.infra, "policy": str(policy), **self._spent(), "load_start": self.load,
+            "load_end": usage.load(),
+        }  # fmt: skip
+        write_summary(self.root, {"phases": {config.phase: row}, "versions": usage.versions(), "seed": config.seed})
+
+    def _spent(self) -> dict[str, float]:
+        now = self.meter.read()
+        return {key: round(self.spent[key] + now[key], 1) for key in now}
+
+
+class Stop:
+    """Whether the user asked to stop."""
+
+    asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler: the first signal finishes the step, the second ends at once."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM set a mark that is looked at between steps."""
+    stop = Stop()
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    _listen(stop)
+    try:
+        yield stop
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _listen(stop: Stop) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+@contextmanager
+def ray_session(configs: Sequence[RunConfig], dashboard: bool) -> Iterator[None]:
+    """A Ray on this machine for as long as the run takes, or the cluster that RAY_ADDRESS names."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    slots = max(config.rollout.actors for config in configs) + 1
+    workers = {"env_vars": {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}}
+    # One slot for each part, however few cores there are: an actor that finds none would wait for ever, silently.
+    here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": slots, "include_dashboard": dashboard}
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=workers, **here)
+    for number, handler in handlers.items():  # ray.init installs its own for SIGTERM
+        signal.signal(number, handler)
+    try:
+        free = ray.cluster_resources().get("CPU", 0)
+        if free < slots:
+            raise ConfigError(f"rollout.actors: {slots - 1} actors and a learner need {slots} CPUs, the cluster has {free:g}")
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    """While RLlib makes its actors: Ray's core warns, from C++, about how RLlib hands them their config."""
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _checked(config: RunConfig, root: Path, resume: bool) -> RunConfig:
+    begun = (root / "checkpoints" / config.phase).exists() or (root / "replay" / config.phase).exists()
+    if begun and not resume:
+        raise ConfigError(
+            f"{root} holds a {config.phase} phase already: continue it with --resume, or take another name with --set name=..."
+        )
+    return config
+
+
+def _started(config: RunConfig) -> RunConfig:
+    """The config with a start policy that is there. CheckpointError when it is not."""
+    if not config.start:
+        from pixelis.cluster.pretrain import backbone
+
+        return replace(config, start=str(backbone(config.seed)))
+    resolve(config.start)
+    return replace(config, start=str(Path(config.start).resolve()))
+
+
+def _next_epoch(root: Path) -> int:
+    """Phases of a run count their epochs on, so that a version never means two things."""
+    return max((phase["version"][0] + 1 for phase in read_summary(root)["phases"].values()), default=0)
+
+
+def _passed(before: int, after: int, every: int) -> bool:
+    return before // every != after // every
