@@ -1,0 +1,73 @@
+# Every target sets up what it needs on a fresh machine with Python 3.11 or newer; `make demo` and `make test` first.
+.PHONY: help demo test check lint types fmt bench-tools results-loop clean
+
+export OMP_WAIT_POLICY := PASSIVE
+export OMP_NUM_THREADS := 1
+export RAY_USAGE_STATS_ENABLED := 0
+export TOKENIZERS_PARALLELISM := false
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.pixelis
+FOLDERS := actors cluster learners memory tools
+TYPED := build/typed/pixelis
+# The first interpreter that runs and is new enough; `make test PYTHON=...` names another.
+NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON = $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$p -c $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done)
+# A test that waits this long is stuck: its stacks are printed and the session ends.
+STUCK := -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true
+
+help:
+	@echo "make demo          train the small policy from scratch and write runs/demo/report.html"
+	@echo "make test          all tests"
+	@echo "make check         lint, types, fast tests: under a minute"
+	@echo "make fmt           format the code"
+	@echo "make bench-tools   the tools against references marked by eye"
+	@echo "make results-loop  the demo with its controls, three seeds (hours; goes on where it stopped)"
+
+demo: $(STAMP)
+	$(BIN)/pixelis demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(STUCK) --durations=10
+
+check: lint types
+	$(BIN)/python -m pytest $(STUCK) -m "not slow and not ray" -n 2 --dist loadfile
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+types: $(STAMP) $(TYPED)
+	$(BIN)/mypy
+
+fmt: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-tools: $(STAMP)
+	$(BIN)/python bench/tools.py
+
+results-loop: $(STAMP)
+	$(BIN)/python bench/loop.py
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# uv from the machine if it runs there, or else into the environment: pip needs minutes for what uv does in one.
+$(STAMP): pyproject.toml constraints.txt overrides.txt
+	@test -n "$(PYTHON)" || { echo "pixelis needs Python 3.11 or newer; name one with make PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@set -e; uv=uv; \
+	if ! uv --version >/dev/null 2>&1; then \
+		uv=$(BIN)/uv; test -x $$uv || $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; \
+	fi; \
+	echo "installing pinned versions into $(VENV)"; \
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $$uv pip install --constraints constraints.txt --overrides overrides.txt \
+		--build-constraints constraints.txt --editable '.[dev]'
+	@touch $@
+
+# mypy does not follow an editable install's import hook; it follows links.
+$(TYPED):
+	@mkdir -p $@
+	@for folder in $(FOLDERS); do ln -sfn ../../../$$folder $@/$$folder; done
