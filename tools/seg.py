@@ -16,6 +16,8 @@ WORK_SIDE = 1024  # point prompts: pictures with a longer side are searched at t
 CUT_SIDE = 400  # box prompts: size of the crop for GrabCut
 TOLERANCES = (6, 9, 13, 18, 25, 34)  # largest distance to the seed in each Lab channel (0..255)
 MARGIN = 0.15  # background GrabCut sees around the box, as a share of its sides
+HOLE = 0.02  # box prompts: larger holes, as a share of the mask, are taken for seen-through background
+INSET = 0.9  # the part of a box, a rounded rectangle, where its thing most likely is
 SMALLEST = 8  # pixels; less is noise
 
 
@@ -72,7 +74,7 @@ def by_point(pixels: np.ndarray, seed: Point, avoid: list[Point]) -> tuple[np.nd
         raise ToolFailure("tool", "no_segment", "a negative point cannot be told from the point")
     best, score = _steadiest(kept)
     rimmed = _with_rim(best, small, lab[at[1], at[0]])
-    return _full_size(_filled(rimmed, stops), height, width), score
+    return _full_size(_filled(rimmed, 1.0, stops), height, width), score
 
 
 def by_box(pixels: np.ndarray, box: Rect, avoid: list[Point]) -> tuple[np.ndarray, int]:
@@ -88,9 +90,7 @@ def by_box(pixels: np.ndarray, box: Rect, avoid: list[Point]) -> tuple[np.ndarra
     small = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else crop
     stops = [(int((x - left) * scale), int((y - top) * scale)) for x, y in avoid]
     found, score = _grabcut(small, _prior(small, (x0 - left, y0 - top, x1 - left, y1 - top), scale, stops))
-    solid = _filled(
-        _main_parts(found), [(x, y) for x, y in stops if 0 <= y < found.shape[0] and 0 <= x < found.shape[1]]
-    )
+    solid = _filled(_main_parts(found), HOLE, stops)
     inside = np.zeros((height, width), bool)
     inside[top : top + crop.shape[0], left : left + crop.shape[1]] = _full_size(solid, *crop.shape[:2])
     return inside, score
@@ -148,17 +148,24 @@ def _with_rim(mask: np.ndarray, pixels: np.ndarray, seed: np.ndarray) -> np.ndar
     return grown
 
 
-def _filled(mask: np.ndarray, stops: list[Point]) -> np.ndarray:
-    """The mask without holes, but for holes with a negative point in them: HxW uint8 0/1."""
+def _filled(mask: np.ndarray, largest: float, stops: list[Point]) -> np.ndarray:
+    """The mask without holes of up to `largest` of its area that hold no negative point: HxW uint8 0/1."""
     import cv2
 
-    mask = np.ascontiguousarray(mask)
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    solid = np.zeros_like(mask)
-    cv2.drawContours(solid, contours, -1, 1, -1)
-    if any(solid[y, x] for x, y in stops):
-        return mask
+    solid = np.array(mask)
+    limit = largest * np.count_nonzero(mask)
+    contours, tree = cv2.findContours(solid, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    for index, contour in enumerate(contours):
+        is_hole = tree[0][index][3] >= 0
+        if is_hole and cv2.contourArea(contour) <= limit and not any(_encloses(contour, p) for p in stops):
+            cv2.drawContours(solid, contours, index, 1, -1)
     return solid
+
+
+def _encloses(contour: np.ndarray, point: Point) -> bool:
+    import cv2
+
+    return cv2.pointPolygonTest(contour, point, False) > 0
 
 
 def _main_parts(mask: np.ndarray) -> np.ndarray:
@@ -174,19 +181,23 @@ def _main_parts(mask: np.ndarray) -> np.ndarray:
 
 
 def _prior(small: np.ndarray, box: Rect, scale: float, stops: list[Point]) -> np.ndarray:
-    """GrabCut's starting labels: background outside the box (or a thin likely rim when there is no outside)."""
+    """GrabCut's starting labels: background outside the box, likely background in the box's corners and along its edge.
+
+    Things seldom fill their box: with the corners called likely foreground, ground and shadow there teach the wrong
+    colours, and the result hangs on a few pixels of the box (truck.jpg: IoU 0.82 to 0.86 instead of 0.85 to 0.86).
+    """
     import cv2
 
     rows, columns = small.shape[:2]
     x0, y0 = int(box[0] * scale), int(box[1] * scale)
     x1, y1 = max(x0 + 1, round(box[2] * scale)), max(y0 + 1, round(box[3] * scale))
     labels = np.full((rows, columns), cv2.GC_BGD, np.uint8)
-    labels[y0:y1, x0:x1] = cv2.GC_PR_FGD
-    rim = max(1, round(0.02 * max(rows, columns)))
-    if (labels == cv2.GC_BGD).sum() < rim * (rows + columns):
-        labels[:rim], labels[-rim:], labels[:, :rim], labels[:, -rim:] = (cv2.GC_PR_BGD,) * 4
+    across = (np.arange(x0, x1) + 0.5 - (x0 + x1) / 2) / ((x1 - x0) / 2 * INSET)
+    down = (np.arange(y0, y1) + 0.5 - (y0 + y1) / 2) / ((y1 - y0) / 2 * INSET)
+    core = across[None, :] ** 4 + down[:, None] ** 4 <= 1
+    labels[y0:y1, x0:x1] = np.where(core, cv2.GC_PR_FGD, cv2.GC_PR_BGD)[: rows - y0, : columns - x0]
     for x, y in stops:
-        cv2.circle(labels, (x, y), max(1, rim // 2), cv2.GC_BGD, -1)
+        cv2.circle(labels, (x, y), max(1, max(rows, columns) // 100), cv2.GC_BGD, -1)
     return labels
 
 
