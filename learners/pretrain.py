@@ -54,6 +54,8 @@ class DenseHeads(nn.Module):
 
     def forward(self, tokens: Tensor, centres: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of the kind [n, 1 + kinds] for all tokens [n, d]; colour and box sides [m, 4, numbers] at the centres."""
+        # normalised as the language model's layers read them; without this the tokens grow until no layer can move them
+        tokens = nn.functional.rms_norm(tokens, tokens.shape[-1:])
         kinds = torch.cat([self.nothing, self.embed[self.rows["kind"]]])
         at = tokens[centres]
         sides = self.sides(at).view(len(at), 4, -1)
