@@ -54,8 +54,8 @@ class CodeFamily:
         kinds = ["plate"] * plates + [("ellipse", "triangle")[i] for i in rng.integers(2, size=shapes)]
         sizes = [plate_size(rng) if kind == "plate" else shape_size(rng) for kind in kinds]
         colors += shape_colors(rng, colors[0], shapes)
-        texts: list[str | None] = list(dict.fromkeys(draw_code(rng) for _ in range(plates * 2)))[:plates]
-        texts += [None] * shapes
+        codes = list(dict.fromkeys(draw_code(rng) for _ in range(plates * 2)))[:plates]
+        texts = [*codes, *[None] * shapes]
         corners = place(rng, sizes, SIDE, GAP)
         boxes: list[Rect] = [(x, y, x + w, y + h) for (x, y), (w, h) in zip(corners, sizes, strict=True)]
         items = [Item(*fields) for fields in zip(kinds, colors, texts, boxes, strict=True)]

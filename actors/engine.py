@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class _Slots:
     """Keys and values of B rows in preallocated memory; the layers of the network write into it through `update`."""
 
     def __init__(self, model: Model, rows: int, used: int, room: int) -> None:
-        text = model.net.config.text_config
+        text: Any = model.net.config.text_config
         shape = (rows, text.num_key_value_heads, used + room, text.head_dim)
         like = model.net.model.language_model.embed_tokens.weight
         self.layers = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(text.num_hidden_layers)]

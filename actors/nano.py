@@ -75,7 +75,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build(seed: int) -> Model:
     """An untrained nano policy (about 1.3 M parameters), initialised from `seed`."""
     tokenizer = build_tokenizer()
-    ids = tokenizer.convert_tokens_to_ids
+    ids = tokenizer.get_vocab().__getitem__
     rope = {"rope_type": "default", "mrope_interleaved": True}
     config = Qwen3VLConfig(
         text_config={

@@ -17,7 +17,7 @@ import numpy as np
 from pixelis.memory.model import Model
 from pixelis.memory.task import Task
 from pixelis.tools.call import ToolCall, ToolFailure, ToolResult, parse_call
-from pixelis.tools.frame import View
+from pixelis.tools.frame import View, frame_at
 from pixelis.tools.handle import Workspace
 from pixelis.tools.media import MediaStore
 
@@ -47,11 +47,6 @@ def seen_times(frames: int) -> list[int]:
     return [i * 1000 // frames for i in range(frames)]
 
 
-def frame_at(time: int, frames: int) -> int:
-    """Frame number (0-based) that time 0..1000 of a clip of `frames` frames falls into."""
-    return min(frames - 1, time * frames // 1000)
-
-
 class Renderer:
     """One policy's way of writing episodes."""
 
@@ -68,7 +63,7 @@ class Renderer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids, special tokens included."""
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False))
 
     def prompt(self, task: Task, store: MediaStore) -> Observed:
         """The question with the whole image, or with evenly spaced frames of the clip, each after its time."""

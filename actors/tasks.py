@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from pixelis.actors.scene import Scene
-from pixelis.actors.world import make_scene
+from pixelis.actors.world import Split, make_scene
 from pixelis.memory.task import GoldTask
 from pixelis.tools.media import MediaStore
 
@@ -14,7 +14,7 @@ from pixelis.tools.media import MediaStore
 class TaskSource:
     """Scenes of one split. Index i asks family i mod F for its scene i div F, so a range holds every family equally."""
 
-    def __init__(self, families: Sequence[str], split: str, store: MediaStore) -> None:
+    def __init__(self, families: Sequence[str], split: Split, store: MediaStore) -> None:
         self.families, self.split, self.store = tuple(families), split, store
         self._scene = lru_cache(maxsize=256)(self._render)
 

@@ -39,7 +39,7 @@ class DenseHeads(nn.Module):
 
     def __init__(self, model: Model, kinds: Sequence[str], colors: Sequence[str], numbers: Sequence[int]) -> None:
         super().__init__()
-        ids = model.tokenizer.convert_tokens_to_ids
+        ids = model.tokenizer.get_vocab().__getitem__
         self.kinds, self.colors = {k: i + 1 for i, k in enumerate(kinds)}, {c: i for i, c in enumerate(colors)}
         self.embed = model.net.model.language_model.embed_tokens.weight
         self.rows = {

@@ -69,7 +69,7 @@ class Layout:
         rows, cols = self.cells(view)
         return [self.start, *[self.pad] * (rows * cols), self.end]
 
-    def positions(self, tokens: Sequence[int], views: Sequence[View]) -> np.ndarray:
+    def positions(self, tokens: Sequence[int] | np.ndarray, views: Sequence[View]) -> np.ndarray:
         """Rope positions [3, len(tokens)] (time, row, column) of a sequence whose placeholders show `views` in order.
 
         Text advances all three axes by one; an image stands still in time, counts rows and columns, and the text after

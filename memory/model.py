@@ -10,17 +10,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration
-
 from pixelis.memory.layout import Layout
 from pixelis.tools.frame import View
 from pixelis.tools.media import MediaStore
+
+if TYPE_CHECKING:  # transformers' Qwen3-VL takes seconds to import: only a process that opens a policy pays
+    from transformers import PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration
 
 
 class ModelError(ValueError):
@@ -61,8 +62,9 @@ class Model:
         self.net = net
         self.tokenizer = tokenizer
         self.card = card
-        config = net.config
+        config: Any = net.config  # transformers types its parts as dict or None
         vision = config.vision_config
+        self._time = vision.temporal_patch_size
         self.layout = Layout(
             patch=vision.patch_size,
             merge=vision.spatial_merge_size,
@@ -86,6 +88,8 @@ class Model:
         kind = json.loads((folder / "config.json").read_text()).get("model_type")
         if kind != "qwen3_vl":
             raise ModelError(f"{folder} holds a {kind!r} model; pixelis needs qwen3_vl")
+        from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+
         net = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         fields = json.loads((folder / "policy.json").read_text())
@@ -109,8 +113,7 @@ class Model:
 
     def patchify(self, image: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
         """`patches` for pixels uint8 [height, width, 3] whose sides are already multiples of a token's."""
-        vision = self.net.config.vision_config
-        patch, merge, time = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+        patch, merge, time = self.layout.patch, self.layout.merge, self._time
         rows, cols = image.shape[0] // patch, image.shape[1] // patch
         x = (image.astype(np.float32) / 127.5 - 1.0).transpose(2, 0, 1)
         x = x.reshape(3, rows // merge, merge, patch, cols // merge, merge, patch)
@@ -149,7 +152,8 @@ class Model:
         if features:
             pooled = torch.cat([f.pooled for f in features]).to(embeds.dtype)
             embeds = embeds.masked_scatter(visual.unsqueeze(-1), pooled)
-            deepstack = [torch.cat(layers).to(embeds.dtype) for layers in zip(*(f.deepstack for f in features), strict=True)]
+            layers = zip(*(f.deepstack for f in features), strict=True)
+            deepstack = [torch.cat(layer).to(embeds.dtype) for layer in layers]
         return text(
             inputs_embeds=embeds,
             position_ids=positions,
