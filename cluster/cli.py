@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pixelis.cluster.errors import is_users
+from pixelis.cluster.errors import UsageError, is_users
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -149,9 +149,16 @@ def tool(
     * `pixelis tool SEG truck.jpg --args '{"on":"img0","box":[40,300,900,850]}' --save mask.png`
     * `pixelis tool TEMP cups.mp4 --args '{"on":"img0","query":"change"}'`
     """
-    from pixelis.tools.inspect import inspect
+    from pixelis.tools.draw import overlay
+    from pixelis.tools.inspect import run_file
 
-    print(json.dumps(inspect(op, file, args, save), ensure_ascii=False))
+    result, workspace = run_file(file, op, _arguments(args))
+    print(json.dumps(result.to_dict(), ensure_ascii=False))
+    if save is not None and result.ok:
+        shown = [h for name, h in workspace.handles.items() if name != "img0"] or [workspace.get("img0")]
+        overlay(workspace.store, shown).save(save)
+    if not result.ok:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -193,6 +200,16 @@ def main() -> None:
             raise
         print(f"pixelis: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        arguments = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--args is not JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise UsageError(f"--args must be a JSON object like {{\"on\":\"img0\"}}, not {text}")
+    return arguments
 
 
 def _stopped(stopped: Any, command: str) -> None:

@@ -4,6 +4,7 @@ USER_ERRORS = frozenset(
     {
         "pixelis.actors.liveness.BlindPolicy",
         "pixelis.cluster.config.ConfigError",
+        "pixelis.cluster.errors.UsageError",
         "pixelis.memory.checkpoint.CheckpointError",
         "pixelis.memory.codec.CodecError",
         "pixelis.memory.log.LogError",
@@ -14,6 +15,12 @@ USER_ERRORS = frozenset(
 )
 
 
+class UsageError(ValueError):
+    """A command line that cannot be meant."""
+
+
 def is_users(error: BaseException) -> bool:
-    """Whether this is such an error."""
+    """Whether this is such an error: one of ours, or a file that is not there."""
+    if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError):
+        return True
     return any(f"{kind.__module__}.{kind.__name__}" in USER_ERRORS for kind in type(error).__mro__)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from pixelis.actors.score import Outcome, by_family
 from pixelis.cluster.config import ReplaySettings, RunConfig, TaskSettings
+from pixelis.cluster.errors import UsageError
 from pixelis.cluster.job import Job, Receipt
+from pixelis.cluster.progress import Bar
 from pixelis.memory.codec import decode, encode
 from pixelis.memory.trajectory import Group
 
@@ -66,3 +73,27 @@ def _one_by_one(
         yield runner.run(job)
         done += len(job.indices)
         seen(done)
+
+
+def command(checkpoint: Path, suite: str, n: int, split: str, as_json: bool) -> None:
+    """`pixelis eval`: a table, or with `as_json` the figures by family."""
+    from pixelis.actors.world import FAMILIES, SPLITS
+    from pixelis.cluster.policy import resolve
+
+    if suite != "pixelworld":
+        raise UsageError(f"--suite {suite}: unknown; known: pixelworld")
+    if split not in SPLITS:
+        raise UsageError(f"--split {split}: unknown; known: {', '.join(SPLITS)}")
+    resolve(checkpoint)  # before anything is said
+    families = tuple(FAMILIES)
+    console = Console(stderr=as_json)
+    with TemporaryDirectory() as folder, Bar("eval", n * len(families), "episodes", console) as bar:
+        found = evaluate(checkpoint, Path(folder), n, split, families, bar.to)
+    if as_json:
+        print(json.dumps({"suite": suite, "split": split, "infra": found.infra, "heldout": found.figures}))
+        return
+    table = Table("family", "n", "success", "valid", "chain length", "RaPR", "VisFid")
+    for family, row in found.figures.items():
+        shares = [f"{row[k]:.3f}" for k in ("success", "valid", "chain_length", "rapr", "visfid")]
+        table.add_row(family, f"{row['n']}", *shares)
+    console.print(table)

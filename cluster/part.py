@@ -26,10 +26,12 @@ def answer(ref: Any, seconds: float, part: str) -> Any:
 
 
 def quiet() -> None:
-    """One thread for this process: the machine's cores belong to all parts."""
+    """One thread for this process, since the cores belong to all parts, and no bars of libraries."""
     import cv2
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

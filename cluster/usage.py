@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-
 _seen: dict[tuple[int, str], float] = {}
 """CPU seconds of every process we ever saw below this one, by pid and start time: what it had spent when last seen."""
 

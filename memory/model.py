@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
 from pixelis.memory.layout import Layout
 from pixelis.tools.frame import View
 from pixelis.tools.media import MediaStore

@@ -1,0 +1,45 @@
+"""`pixelis demo`: the whole loop from nothing. Pre-train, SFT, RFT, report."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from pixelis.cluster.config import load
+from pixelis.cluster.pretrain import backbone
+from pixelis.cluster.run import RUNS, train_all
+from pixelis.cluster.track import read_summary, write_summary
+from pixelis.cluster.usage import Meter
+from pixelis.cluster.usage import load as machine
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def demo(resume: bool = False, dashboard: bool = False) -> Path:
+    """Run everything into runs/demo and return the report. Without `resume` an earlier demo is replaced."""
+    meter, before = Meter(), machine()
+    root = RUNS / "demo"
+    if root.exists() and not resume:
+        print(f"{root}: replacing the earlier demo", flush=True)
+        shutil.rmtree(root)
+    start = backbone(0)
+    sft = replace(load(CONFIGS / "sft.toml"), name="demo", start=str(start))
+    rft = replace(load(CONFIGS / "rft.toml"), name="demo", start="")
+    train_all([sft, rft], resume, dashboard)
+    from pixelis.cluster.report import write_report
+
+    report = write_report(root)
+    write_summary(root, {"demo": {**meter.read(), "load_start": before, "load_end": machine(), "backbone": str(start)}})
+    _tell(root, report)
+    return report
+
+
+def _tell(root: Path, report: Path) -> None:
+    summary = read_summary(root)
+    for phase, row in summary["phases"].items():
+        figures = row["heldout"]["all"]
+        shares = "  ".join(f"{name} {figures[name]:.3f}" for name in ("success", "valid", "chain_length", "visfid"))
+        print(f"{phase}: held-out n {figures['n']}  {shares}  ({row['cpu_s']:.0f} CPU s, {row['wall_s']:.0f} s)")
+    spent = summary["demo"]
+    print(f"in all {spent['cpu_s']:.0f} CPU s, {spent['wall_s']:.0f} s\n{root / 'summary.json'}\n{report}")

@@ -1,0 +1,61 @@
+"""Configs: every file loads, what is wrong is named, what is written is read back."""
+
+from pathlib import Path
+
+import pytest
+
+from pixelis.cluster.config import ConfigError, RunConfig, Stage, dump, load
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
+SFT = next(path for path in CONFIGS if path.name == "tiny_sft.toml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_config_loads_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
+    config = load(path)
+    (tmp_path / "copy.toml").write_text(dump(config))
+    assert load(tmp_path / "copy.toml") == config
+
+
+def test_settings_override_the_file() -> None:
+    config = load(SFT, ["stop.steps=3", "name=other", "learner.betas=[0.8, 0.9]", "replay.mixture=[{captions=0.5}]"])
+    assert (config.stop.steps, config.name, config.learner.betas) == (3, "other", (0.8, 0.9))
+    assert config.replay.mixture == (Stage(0, 0.5),)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("rollout.grop=3", "unknown key rollout.grop; known at [rollout]: group"),
+        ("speed=3", "unknown key speed; known at the top level: name"),
+        ("stop.steps=many", "stop.steps must be int, not 'many'"),
+        ("stop.steps=true", "stop.steps must be int"),
+        ("phase=sftt", "phase must be one of sft, rft"),
+        ("learner.betas=[0.9]", "learner.betas must have 2 values"),
+        ("replay.mixture=[{untl=3}]", "unknown key replay.mixture[0].untl; known at"),
+        ("rollout=3", "rollout must be a table"),
+        ("tasks.families=['maze']", "unknown family ['maze']; known: code"),
+        ("tasks.scenes=9999", "at most 2000 scenes a family"),
+        ("rollout.actors=0", "rollout.actors: 0 is below 1"),
+        ("learner.loss=grpo", "phase sft needs"),
+        ("steps", "write key=value"),
+    ],
+)
+def test_what_is_wrong_is_named(setting: str, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(SFT, [setting])
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_a_broken_one_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such config"):
+        load(tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("name = ")
+    with pytest.raises(ConfigError, match=r"broken.toml: not TOML"):
+        load(tmp_path / "broken.toml")
+
+
+def test_a_config_needs_a_name() -> None:
+    with pytest.raises(ConfigError, match="cannot name a folder"):
+        RunConfig("a/b", "sft")
