@@ -49,7 +49,7 @@ bench-tools: $(STAMP)
 	$(BIN)/python bench/tools.py
 
 results-loop: $(STAMP)
-	$(BIN)/python bench/loop.py
+	$(BIN)/python -m pixelis.cluster.results
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

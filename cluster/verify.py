@@ -54,6 +54,8 @@ class Verified:
 
     trajectory: Trajectory
     checks: tuple[Check, ...]
+    spelled: bool
+    """Whether the stored calls were compared with what the sampled tokens spell."""
 
     @property
     def ok(self) -> bool:
@@ -113,7 +115,7 @@ def verify_file(path: Path, id: str | None = None, media: Path | None = None) ->
         store = run.store(trajectory)
         if toolbox is None or toolbox.store is not store:
             toolbox = Toolbox(store, deadline=DEADLINE, memo_count=0)
-        yield Verified(trajectory, tuple(verify(trajectory, store, reader, toolbox)))
+        yield Verified(trajectory, tuple(verify(trajectory, store, reader, toolbox)), reader is not None)
     if not seen:
         raise CodecError(f"{path}: " + ("holds no trajectory" if id is None else f"no trajectory has the id {id}"))
 
@@ -174,16 +176,18 @@ def command(path: Path, id: str | None = None, media: Path | None = None) -> Non
     from rich.console import Console
 
     console = Console()
-    if Run(path, media).reader() is None:
-        console.print("no policy folder beside it: calls are not compared with the sampled tokens", style="yellow")
     count = calls = different = 0
+    spelled = True
     alone = id is not None or path.suffix == ".json"
     with console.status("running calls again") as status:
         for one in verify_file(path, id, media):
             count, calls, different = count + 1, calls + len(one.checks), different + (not one.ok)
+            spelled = one.spelled
             status.update(f"running calls again: {count} trajectories, {calls} calls")
             if alone or not one.ok:
                 console.print(table(one))
+    if not spelled:
+        console.print("no policy folder near it: calls were not compared with the sampled tokens", style="yellow")
     told = "all as recorded" if not different else f"{different} DIFFERENT"
     console.print(f"{count} trajectories, {calls} calls: {told}", highlight=False)
     if different:
@@ -197,8 +201,8 @@ def table(verified: Verified) -> Any:
 
     trajectory = verified.trajectory
     out = Table(title=Text(f"{trajectory.id}: {trajectory.question}"), title_justify="left")
-    for name in ("turn", "call", "result", "again"):
-        out.add_column(name, overflow="fold")
+    for name, ratio in (("turn", None), ("call", 5), ("result", 5), ("again", 3)):
+        out.add_column(name, overflow="fold", ratio=ratio)
     for check in verified.checks:
         verdict = Text("ok", "green") if check.ok else Text("DIFFERENT\n" + "\n".join(check.differences), "red")
         out.add_row(str(check.turn), Text(check.call.to_json()), Text(check.stored.observation()), verdict)

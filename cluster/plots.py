@@ -1,0 +1,126 @@
+"""The plots of a report, drawn by matplotlib as SVG data URIs."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pixelis.cluster.html import svg
+from pixelis.memory.trajectory import Trajectory
+from pixelis.tools.call import OPS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = {"SEG": "#7c5cc4", "ZOOM": "#3b76d6", "TRK": "#d9822b", "OCR": "#1a936f", "TEMP": "#c2478f", "PROP": "#8a94a3"}
+INK, SOFT, LINE, FAINT = "#1c2430", "#5d6b7e", "#2456b3", "#a9c1ea"
+CURVES: Mapping[str, str] = {  # key in metrics.jsonl -> title; in this order
+    "reward": "mean reward of rollouts",
+    "answer": "share of rollouts answered right",
+    "dev/success": "success on the dev split",
+    "valid": "share of steps that are valid calls",
+    "chain_length": "steps before the answer",
+    "nll": "negative log-likelihood, nats a token",
+    "loss": "loss",
+    "kl_k3_token_mean": "KL to the reference policy, nats a token",
+    "ratio_clipped": "share of tokens whose ratio was clipped",
+    "grad_norm": "gradient norm before clipping",
+}
+SAME = {"nll": "loss"}
+"""Curves that make another one superfluous: imitation's loss is its likelihood."""
+
+
+def curves(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(title, data URI) for every figure that the metrics of one phase hold."""
+    out: list[tuple[str, str]] = []
+    present = {key for line in lines for key, value in line.items() if value is not None}
+    hidden = {other for key, other in SAME.items() if key in present}
+    for key, title in CURVES.items():
+        points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+        if key not in hidden and len({step for step, _ in points}) > (0 if key.startswith("dev/") else 1):
+            out.append((title, _curve(points, marked=key.startswith("dev/"))))
+    return out
+
+
+def chain_lengths(phases: Mapping[str, Sequence[Trajectory]]) -> str:
+    """Histogram of steps before the answer, one row of bars for each phase."""
+    longest = max((t.chain_length for some in phases.values() for t in some), default=0)
+    figure, axes = _figure(4.9, 1.0 + 1.25 * len(phases), rows=len(phases))
+    for ax, (phase, some) in zip(axes, phases.items(), strict=True):
+        counts = np.bincount([t.chain_length for t in some], minlength=longest + 1) / max(1, len(some))
+        ax.bar(range(longest + 1), counts, color=LINE, width=0.8)
+        mean = float(np.mean([t.chain_length for t in some]))
+        ax.set_title(f"{phase}: mean {mean:.2f}", fontsize=10, color=INK, loc="left")
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        ax.set_xticks(range(longest + 1))
+        ax.set_xlim(-0.6, longest + 0.6)
+    axes[-1].set_xlabel("steps before the answer", fontsize=10, color=SOFT)
+    return _drawn(figure)
+
+
+def tool_mix(phases: Mapping[str, Sequence[Trajectory]]) -> str:
+    """Calls of each tool per episode, one bar for each phase."""
+    figure, [ax] = _figure(4.9, 1.15 + 0.62 * len(phases))
+    rows = {phase: Counter(t.call.name for one in some for t in one.turns if t.call) for phase, some in phases.items()}
+    names = [op for op in OPS if any(op in row for row in rows.values())]
+    for y, (phase, some) in enumerate(phases.items()):
+        left = 0.0
+        for op in names:
+            width = rows[phase][op] / max(1, len(some))
+            ax.barh(y, width, left=left, height=0.62, color=COLORS[op], label=op if y == 0 else None)
+            if width > 0.25:
+                ax.text(left + width / 2, y, f"{width:.1f}", ha="center", va="center", color="white", fontsize=9)
+            left += width
+    ax.set_yticks(range(len(phases)), list(phases))
+    ax.invert_yaxis()
+    ax.grid(False, axis="y")
+    ax.set_xlabel("calls an episode", fontsize=10, color=SOFT)
+    if names:
+        figure.legend(loc="upper center", ncols=len(names), frameon=False, fontsize=9, handlelength=1, columnspacing=1.2)
+    figure.subplots_adjust(top=0.8)
+    return _drawn(figure, tight=bool(not names))
+
+
+def _curve(points: Sequence[tuple[float, float]], marked: bool) -> str:
+    figure, [ax] = _figure(3.3, 2.1)
+    steps, values = (np.array(column, float) for column in zip(*sorted(points), strict=True))
+    if len(values) > 25:  # the curve itself faint, its running mean strong
+        ax.plot(steps, values, color=FAINT, linewidth=1)
+        span = max(3, len(values) // 20)
+        ends = np.convolve(np.pad(values, (span // 2, span - 1 - span // 2), "edge"), np.ones(span) / span, "valid")
+        ax.plot(steps, ends, color=LINE, linewidth=1.8)
+    else:
+        ax.plot(steps, values, color=LINE, linewidth=1.8, marker="o" if marked or len(values) == 1 else None)
+    ax.set_xlabel("step", fontsize=9, color=SOFT)
+    return _drawn(figure)
+
+
+def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of so many inches with axes below each other. Without pyplot: nothing global changes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height))
+    axes = [figure.add_subplot(rows, 1, i + 1) for i in range(rows)]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.spines[["left", "bottom"]].set_color("#c6cdd6")
+        ax.tick_params(colors=SOFT, labelsize=9)
+        ax.grid(True, axis="y", color="#eceff3")
+        ax.set_axisbelow(True)
+    return figure, axes
+
+
+def _drawn(figure: Figure, tight: bool = True) -> str:
+    import matplotlib as mpl
+
+    if tight:
+        figure.tight_layout()
+    out = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "pixelis"}):  # equal figures give equal files
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True, bbox_inches="tight")
+    return svg(out.getvalue())
