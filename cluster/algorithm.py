@@ -184,14 +184,14 @@ class PixelisAlgorithm(Algorithm):
         return [("learner_group", self.learner_group)]
 
     def get_state(self, *_: Any, **__: Any) -> dict[str, Any]:
-        """Seam: of the loop, JSON-able; the stock one collects module and connector states."""
-        return {"loop": self.loop.state(), "training_iteration": self.training_iteration}
+        """Seam: the stock one collects module and connector states. The loop's is saved with the learner's, as JSON."""
+        return {"learner_group": {"loop": self.loop.state()}, "training_iteration": self.training_iteration}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Inverse of `get_state`."""
-        self.loop.set_state(state["loop"])
+        self.loop.set_state(state["learner_group"]["loop"])
 
     def restore_from_path(self, path: Any, *_: Any, **__: Any) -> None:
         """Seam: the stock one pushes weights through `sync_weights`, which our actors do not know; we publish."""
-        self.learner_group.restore_from_path(Path(path) / "learner_group")
+        self.loop.set_state(self.learner_group.restore_from_path(Path(path) / "learner_group")["loop"])
         self.loop.publish()

@@ -208,7 +208,7 @@ def _arguments(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"--args is not JSON: {error}") from error
     if not isinstance(arguments, dict):
-        raise UsageError(f"--args must be a JSON object like {{\"on\":\"img0\"}}, not {text}")
+        raise UsageError(f'--args must be a JSON object like {{"on":"img0"}}, not {text}')
     return arguments
 
 

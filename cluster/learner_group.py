@@ -158,13 +158,13 @@ class LearnerGroup:
         """RLlib offers functions for its own Learner class; none applies to ours."""
         return []
 
-    def save_to_path(self, path: Any = None, **_: Any) -> str:
-        """Called by `Algorithm.save_to_path` with a folder of its own for this component."""
-        return str(self.save(Path(path) / "checkpoint", {}))
+    def save_to_path(self, path: Any = None, *, state: dict[str, Any], **_: Any) -> str:
+        """Called by `Algorithm.save_to_path` with a folder for this component, and the loop's state (see there)."""
+        return str(self.save(Path(path) / "checkpoint", state))
 
-    def restore_from_path(self, path: Any, **_: Any) -> None:
-        """Called by `Algorithm.restore_from_path`."""
-        self.restore(Path(path) / "checkpoint")
+    def restore_from_path(self, path: Any, **_: Any) -> dict[str, Any]:
+        """Called by our `Algorithm.restore_from_path`; returns the state that was saved."""
+        return self.restore(Path(path) / "checkpoint")
 
     def get_checkpointable_components(self) -> list[Any]:
         """None: this is one component."""

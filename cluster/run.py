@@ -1,7 +1,7 @@
 """One phase after another, in one run folder and one Ray session; interrupted, it leaves a checkpoint to go on from.
 
-    runs/NAME/  config-PHASE.toml  metrics.jsonl  summary.json  heldout-PHASE.arrow  report.html
-                checkpoints/PHASE/step-N/  policy/PHASE/  replay/PHASE/  media/
+runs/NAME/  config-PHASE.toml  metrics.jsonl  summary.json  heldout-PHASE.arrow  report.html
+            checkpoints/PHASE/step-N/  policy/PHASE/  replay/PHASE/  media/
 """
 
 from __future__ import annotations

@@ -101,5 +101,3 @@ def sums_of(trajectories: Sequence[Trajectory], start: float) -> dict[str, float
         "tokens": float(sum(int(t.mask.sum()) for t in whole)),
         "seconds": time.monotonic() - start,
     }
-
-

@@ -1,0 +1,100 @@
+"""One test for each seam between pixelis and RLlib: what we override must still be what RLlib calls."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from pixelis.cluster.algorithm import PixelisAlgorithm, PixelisConfig
+from pixelis.cluster.config import load
+from pixelis.cluster.crew import Bug
+from pixelis.cluster.job import Job
+from pixelis.cluster.learner_group import LearnerGroup
+from pixelis.cluster.part import PartError
+from pixelis.cluster.run import ray_session
+from pixelis.cluster.shard import start_shard
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def algorithm(untrained: Path, workplace: Path) -> Iterator[PixelisAlgorithm]:
+    run = load(CONFIGS / "tiny_rft.toml", [f"start={untrained}", "rollout.actors=2"])
+    with ray_session([run], dashboard=False):
+        root = workplace / "runs" / "seams"
+        made = PixelisConfig().for_run(run, root, start_shard(root, "rft"), 3).build_algo()
+        made.loop.publish()
+        yield made
+        made.stop()
+
+
+def test_a_default_config_names_its_algorithm() -> None:
+    assert PixelisAlgorithm.get_default_config().algo_class is PixelisAlgorithm
+
+
+def test_the_learner_group_is_ours(algorithm: PixelisAlgorithm) -> None:
+    assert isinstance(algorithm.learner_group, LearnerGroup)
+    assert algorithm.loop.published.version == (3, 0)
+
+
+def test_no_rollout_actor_lives_in_the_driver(algorithm: PixelisAlgorithm) -> None:
+    assert algorithm.env_runner is None
+    assert algorithm.crew.actors.healthy() == [1, 2]
+
+
+def test_train_runs_our_training_step_and_reports(algorithm: PixelisAlgorithm) -> None:
+    result = algorithm.train()
+    assert result["training_iteration"] == algorithm.loop.step == 1
+    assert result["pixelis"]["rollouts"] == 8
+
+
+def test_a_bug_in_an_actor_comes_back_and_the_actor_lives(algorithm: PixelisAlgorithm) -> None:
+    with pytest.raises(PartError, match=r"(?s)failed in sample: .*Traceback"):
+        algorithm.crew.run([Job("sample", (0,), "no such split", "test", 0)], None)
+    assert algorithm.crew.actors.healthy() == [1, 2]
+
+
+def test_a_killed_actor_is_restarted_and_its_job_done(algorithm: PixelisAlgorithm) -> None:
+    def die(actor: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    crew = algorithm.loop.crew = type(algorithm.crew)(algorithm.crew.actors, 120)
+    algorithm.env_runner_group.foreach_env_runner_async(die, tag="die", remote_worker_ids=[1])
+    receipts = crew.run([Job("evaluate", (i,), "dev", seq=i) for i in range(4)], algorithm.loop.published)
+    assert [r.seq for r in receipts] == [0, 1, 2, 3]
+    assert all(len(r.outcomes) == 1 for r in receipts)
+    until = time.monotonic() + 120
+    while crew.actors.healthy() != [1, 2]:
+        assert time.monotonic() < until, "the actor did not come back within 120 s"
+        crew.actors.revive()
+    assert crew.run([Job("evaluate", (i,), "dev", seq=i) for i in range(2)], algorithm.loop.published)
+
+
+def test_save_to_path_wraps_our_checkpoint(algorithm: PixelisAlgorithm, tmp_path: Path) -> None:
+    algorithm.save_to_path(tmp_path / "saved")
+    assert list((tmp_path / "saved").rglob("model.safetensors"))
+    epoch, step = algorithm.loop.published.version
+    algorithm.restore_from_path(tmp_path / "saved")
+    assert algorithm.loop.published.version == (epoch + 1, step)
+
+
+def test_a_learner_that_is_late_is_named(algorithm: PixelisAlgorithm) -> None:
+    from pixelis.cluster.part import answer
+
+    with pytest.raises(PartError, match="the learner did not answer within 0 s"):
+        answer(algorithm.learner_group.actor.weights.remote(), 0, "learner")
+
+
+def test_bugs_of_the_learner_keep_their_traceback(algorithm: PixelisAlgorithm) -> None:
+    with pytest.raises(ray.exceptions.RayTaskError, match=r"pool\.py.*\n.*stored"):
+        algorithm.learner_group.ask(algorithm.learner_group.actor.update.remote("four", 0, 1))
+
+
+def test_a_bug_is_a_small_value() -> None:
+    assert Bug("message", "traceback").user is None
