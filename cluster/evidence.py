@@ -23,7 +23,7 @@ from pixelis.tools.toolbox import Toolbox
 
 SIDE = 448  # pixels of a drawn picture's longer side, at most
 SEEN, ONE_FRAME = 288, 110  # CSS pixels of what the policy saw: one picture, one of several frames
-DRAWN, CROP = 236, 144  # CSS pixels of a turn's drawn picture and of what was seen of it
+DRAWN, CROP = 236, 140  # CSS pixels of a turn's drawn picture and of what was seen of it
 
 
 class Drawer:
@@ -106,7 +106,7 @@ class Drawer:
         told = f"{failed.cls} failure: {failed.message}" if failed else f"{turn.result.tool}, {turn.result.ms:.0f} ms"
         words += text("p", told, "note")
         if check is not None and not check.ok:
-            words += text("p", "Run again just now, this differs: " + "; ".join(check.differences), "note")
+            words += text("p", "Run again just now, this differs: " + "; ".join(check.differences), "note bad")
         return tag("div", words) + tag("div", self._pictures(turn, check, handles), "pictures")
 
     def _said(self, turn: Turn) -> str:
@@ -126,9 +126,9 @@ class Drawer:
         out: list[str] = []
         if turn.call.name != "TEMP" or not shown:
             drawn = overlay(self.store, [on, *asked, *made])
-            several = any(_whole_clip(handle) for handle in (on, *made))  # frames side by side
+            several = any(handle.kind in ("track", "window") for handle in (on, *made))  # frames side by side
             width, side = (2 * DRAWN, 2 * SIDE) if several else (DRAWN, SIDE)
-            out.append(figure(jpeg(_legible(drawn), side), _caption(turn, on, made), width))
+            out.append(figure(jpeg(_legible(drawn), side), _caption(turn, on, asked, made), width))
         for handle in shown:
             out.append(self._eye(handle.view, f"{handle.name} as the policy saw it", CROP))
         if turn.call.name == "ZOOM" and made:
@@ -209,11 +209,11 @@ def _legible(image: Image.Image, least: int = 240) -> Image.Image:
     return image.resize((image.width * times, image.height * times), Image.Resampling.LANCZOS) if times > 1 else image
 
 
-def _caption(turn: Turn, on: Handle, made: Sequence[Handle]) -> str:
+def _caption(turn: Turn, on: Handle, asked: Sequence[Handle], made: Sequence[Handle]) -> str:
     assert turn.call is not None
-    pointed = " and ".join(name for name in ("box", "point") if turn.call.arguments.get(name))
-    asked = f"{pointed} on {on.name}" if pointed else on.name
-    return asked + (f"; made {', '.join(handle.name for handle in made)}" if made else "")
+    pointed = " and ".join(name for name in ("box", "point") if turn.call.arguments.get(name)) if asked or made else ""
+    told = f"{pointed} on {on.name}" if pointed else on.name
+    return told + (f"; made {', '.join(handle.name for handle in made)}" if made else "")
 
 
 def _thought(said: str) -> str:

@@ -55,6 +55,7 @@ ol.turns > li { border-top:1px solid var(--line); padding:14px 0; display:grid; 
 .thought { margin:0 0 6px; padding-left:10px; border-left:3px solid var(--line); color:var(--soft); font-style:italic; }
 pre { margin:0 0 6px; padding:8px 10px; background:var(--ground); border:1px solid var(--line); border-radius:8px; font:13px/1.45 ui-monospace,SFMono-Regular,Menlo,"DejaVu Sans Mono",monospace; white-space:pre-wrap; overflow-wrap:anywhere; }
 pre.fail { border-color:var(--bad); color:var(--bad); }
+.note.bad { color:var(--bad); }
 .label { color:var(--soft); font-size:13px; margin:0 0 2px; }
 .pictures { display:flex; flex-wrap:wrap; gap:12px; align-items:flex-start; }
 .answer { font-size:17px; }

@@ -10,6 +10,7 @@ from pixelis.tools.handle import Handle, Mask, Track, Window
 from pixelis.tools.media import MediaStore
 
 COLORS = ((255, 64, 64), (64, 200, 64), (80, 120, 255), (250, 200, 40), (200, 80, 220), (40, 210, 220))
+RIM = (20, 20, 20)
 SHEET = 8  # most frames drawn side by side
 
 
@@ -76,9 +77,12 @@ def _draw(pixels: np.ndarray, handle: Handle, number: int | None, color: tuple[i
 def _boxed(pixels: np.ndarray, box: tuple[int, int, int, int], color: tuple[int, int, int], name: str) -> np.ndarray:
     picture = Image.fromarray(pixels)
     pen = ImageDraw.Draw(picture)
-    width = max(1, max(picture.size) // 400)
-    pen.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=color, width=width)
-    pen.text((box[0] + 2 * width, box[1] + width), name, fill=color, font_size=max(10, max(picture.size) // 60))
+    width = max(2, max(picture.size) // 200)
+    left, top, right, bottom = box[0], box[1], box[2] - 1, box[3] - 1
+    pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=RIM, width=1)  # seen on a ground of any colour
+    pen.rectangle((left, top, right, bottom), outline=color, width=width)
+    size, spot = max(10, max(picture.size) // 40), (left + 2 * width, top + width)
+    pen.text(spot, name, fill=color, font_size=size, stroke_width=max(1, width // 2), stroke_fill=RIM)
     return np.array(picture)
 
 
@@ -87,7 +91,7 @@ def _sheet(pictures: list[Image.Image]) -> Image.Image:
         return pictures[0]
     columns = 2 if len(pictures) <= 4 else 4
     width, height = pictures[0].size
-    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
+    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
     for index, picture in enumerate(pictures):
         sheet.paste(picture, (index % columns * width, index // columns * height))
     return sheet

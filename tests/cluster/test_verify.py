@@ -166,6 +166,7 @@ def test_the_command_tells_by_its_exit_status(told: Told, tmp_path: Path, capsys
     assert "DIFFERENT" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_line_reaches_it(told: Told) -> None:
     run, trajectories, _ = told
     script = "from pixelis.cluster.cli import main; main()"
