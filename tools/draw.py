@@ -81,7 +81,7 @@ def _boxed(pixels: np.ndarray, box: tuple[int, int, int, int], color: tuple[int,
     left, top, right, bottom = box[0], box[1], box[2] - 1, box[3] - 1
     pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=RIM, width=1)  # seen on a ground of any colour
     pen.rectangle((left, top, right, bottom), outline=color, width=width)
-    size, spot = max(10, max(picture.size) // 40), (left + 2 * width, top + width)
+    size, spot = max(13, max(picture.size) // 28), (left + 2 * width, top + width)
     pen.text(spot, name, fill=color, font_size=size, stroke_width=max(1, width // 2), stroke_fill=RIM)
     return np.array(picture)
 
