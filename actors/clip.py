@@ -28,6 +28,7 @@ from pixelis.actors.scene import (
     choose,
     corners_of,
     draw_code,
+    echo,
     exact_box,
     grid_point,
     jpeg,
@@ -156,6 +157,7 @@ class ClipFamily:
             *((f"When is the lamp {color}?", str(first[color])) for color in asked),
             ("Where is the plate?", show(scene.grid_box(plate_at(scene, 0).box))),
             ("List the lamp colors.", " ".join(f"{t} {color}" for t, color in seen)),
+            echo(rng),
         ]
 
     def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:

@@ -20,6 +20,7 @@ from pixelis.actors.scene import (
     choose,
     corners_of,
     draw_code,
+    echo,
     exact_box,
     jpeg,
     make_rng,
@@ -115,10 +116,11 @@ class CodeFamily:
             has_read, left = True, left - 1
 
     def captions(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """Where each plate is, in random order."""
+        """Where each plate is, in random order, and codes to repeat."""
         plates = [item for item in scene.frames[0] if item.kind == "plate"]
         asked = [plates[i] for i in rng.permutation(len(plates))]
-        return [(f"Where is the {plate.color} plate?", show(scene.grid_box(plate.box))) for plate in asked]
+        where = [(f"Where is the {plate.color} plate?", show(scene.grid_box(plate.box))) for plate in asked]
+        return [*where, echo(rng), echo(rng)]
 
     def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:
         """The spot of the asked colour that is shaped most like a plate: wide, and filling its box."""

@@ -208,6 +208,12 @@ def draw_code(rng: np.random.Generator) -> str:
     return "".join(ALPHABET[i] for i in rng.integers(len(ALPHABET), size=3))
 
 
+def echo(rng: np.random.Generator) -> tuple[str, str]:
+    """A caption that teaches to copy: what a tool has read must come back in the answer to the letter."""
+    code = draw_code(rng)
+    return f"Repeat {code}.", code
+
+
 def choose(rng: np.random.Generator, names: list[str], n: int) -> list[str]:
     """``n`` different names in random order."""
     return [names[i] for i in rng.permutation(len(names))[:n]]

@@ -13,6 +13,7 @@ from torch import Tensor
 from pixelis.learners.advantage import advantages
 from pixelis.learners.batch import by_length, collate
 from pixelis.learners.loss import GrpoSettings, grpo, imitation
+from pixelis.learners.optimizer import make_optimizer
 from pixelis.learners.reference import Reference, logprobs
 from pixelis.memory.model import FeatureCache, Features, Model
 from pixelis.memory.trajectory import Group, Trajectory, Version
@@ -26,13 +27,15 @@ class LearnerSettings:
 
     loss: Literal["imitation", "grpo"] = "imitation"
     lr: float = 1.5e-3
+    matrix_lr: float = 0.0
+    """Muon's learning rate for hidden matrices; 0 leaves them to AdamW."""
     warmup: int = 50
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest gradient norm."""
     train_vision: bool = False
-    micro_tokens: int = 8192
+    micro_tokens: int = 2400
     """Padded tokens in one forward."""
     advantage_floor: float = 0.1
     """Added to the standard deviation of a group's rewards."""
@@ -54,8 +57,8 @@ class Learner:
         self.model, self.store, self.settings, self.version = model, store, settings, version
         model.net.model.visual.requires_grad_(settings.train_vision)
         self.parameters = [p for p in model.net.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
+        self.optimizer, self._rates = make_optimizer(
+            model.net, settings.lr, settings.matrix_lr, settings.betas, settings.weight_decay
         )
         self.features = FeatureCache(model, store)
         self.reference = Reference(model) if settings.loss == "grpo" else None
@@ -84,8 +87,8 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=True)
             return {**figures, "skipped": 1.0, "non_finite": 1.0}
         step = self.version[1] + 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * min(1.0, step / max(1, self.settings.warmup))
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * min(1.0, step / max(1, self.settings.warmup))
         self.optimizer.step()
         self.version = (self.version[0], step)
         return {**figures, "skipped": 0.0, "non_finite": 0.0}
