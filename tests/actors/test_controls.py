@@ -10,6 +10,7 @@ from pixelis.tools.measure import box_iou
 BOTH = pytest.mark.parametrize("family", list(FAMILIES))
 
 
+@pytest.mark.slow
 @BOTH
 def test_nobody_reads_the_thumbnail(family: str) -> None:
     controls = run_controls(family, 60)

@@ -58,6 +58,7 @@ def test_keys_that_come_out_of_order():
     assert [seq for seq in range(7) if ("p", seq) in seen] == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["torn", "unsaid", "outside"])
 def test_kill_9_in_the_middle_of_writing(opened, tmp_path, mode, caplog):
     command = [sys.executable, Path(__file__).with_name("writer.py"), tmp_path / "shard", mode]

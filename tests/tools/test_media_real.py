@@ -14,6 +14,7 @@ def test_a_picture_of_text_is_read() -> None:
     assert real.ocr_english(MEDIA)["cer"] <= 0.05
 
 
+@pytest.mark.slow
 def test_a_sign_is_read_through_zoom_and_not_in_the_shrunk_picture() -> None:
     figures = real.zoom_sign(MEDIA)
     for sign in range(3):
@@ -24,5 +25,6 @@ def test_the_truck_is_cut_out_from_one_box() -> None:
     assert real.seg_truck(MEDIA)["iou"] >= 0.85
 
 
+@pytest.mark.slow
 def test_a_cup_is_kept_for_sixty_frames() -> None:
     assert real.trk_cups(MEDIA)["right"] >= 0.6

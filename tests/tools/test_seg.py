@@ -45,6 +45,7 @@ def test_text_on_a_plate_belongs_to_the_plate() -> None:
     assert mask_iou(found(bench, result.ref), truth) > 0.95
 
 
+@pytest.mark.slow
 def test_a_large_picture_is_cut_at_full_size() -> None:
     pixels, truth = disc(2400, 1600, 400)
     for prompt in ({"point": [500, 500]}, {"box": [320, 235, 680, 765]}):
