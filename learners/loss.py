@@ -35,7 +35,7 @@ def imitation(logprobs: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, floa
 
 
 def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(policy || reference) per token: r - 1 - log r with r = reference / policy. Never negative."""
+    """Schulman's k3 estimate of KL(policy || reference) per token: r - 1 - log r, r = reference / policy. Never negative."""
     log_ratio = reference - logprobs
     return log_ratio.exp() - 1 - log_ratio
 

@@ -66,7 +66,9 @@ class DenseHeads(nn.Module):
         )
 
 
-def _labels(example: Example, unit: int, heads: DenseHeads, grid: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, list[int]]]]:
+def _labels(
+    example: Example, unit: int, heads: DenseHeads, grid: np.ndarray
+) -> tuple[np.ndarray, list[tuple[int, int, list[int]]]]:
     """Kind of every token of a view, and (token, colour or -1, four grid indices) of every object centre."""
     rows, cols = example.pixels.shape[0] // unit, example.pixels.shape[1] // unit
     kinds = np.zeros(rows * cols, dtype=np.int64)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from pixelis.actors import nano
 from pixelis.actors.render import Renderer
 from pixelis.learners.batch import collate
@@ -14,7 +15,6 @@ from pixelis.memory.model import FeatureCache, Model
 from pixelis.memory.trajectory import Group, Trajectory, Turn
 from pixelis.tools.frame import View
 from pixelis.tools.media import MediaStore
-
 from tests.pictures import png
 
 
@@ -34,8 +34,8 @@ def episode(model: Model, store: MediaStore, number: int, text: str = "K7P", **c
     source, renderer = store.put(png(number, 224)), Renderer(model)
     whole, crop = View(source, (0, 0, 224, 224)), View(source, (10, 10, 120, 60))
     shown = model.layout.placeholders
-    ask = tuple([*renderer.encode("<|im_start|>user\n"), *shown(whole), *renderer.encode("List the plates.")])
-    see = tuple([*renderer.encode('{"ok":true,"ref":"img1"}'), *shown(crop)])
+    ask = (*renderer.encode("<|im_start|>user\n"), *shown(whole), *renderer.encode("List the plates."))
+    see = (*renderer.encode('{"ok":true,"ref":"img1"}'), *shown(crop))
     call, answer = tuple(renderer.encode("<tool_call>OCR")), tuple(renderer.encode(f"<answer>{text}</answer>"))
     turns = (
         Turn(ask, call, (-1.0,) * len(call), (whole,)),
@@ -53,9 +53,13 @@ def test_only_states_before_sampled_tokens_carry_a_gradient(model: Model, store:
     """Exactly zero everywhere else: breaking the loss mask turns this red."""
     learner = Learner(model, store, LearnerSettings(loss=loss))  # type: ignore[arg-type]
     states: list[torch.Tensor] = []
-    handle = model.net.model.language_model.norm.register_forward_hook(
-        lambda _m, _i, out: (out.retain_grad(), states.append(out)) and None
-    )
+
+    def keep(_module: object, _inputs: object, out: torch.Tensor) -> None:
+        if out.requires_grad:
+            out.retain_grad()
+            states.append(out)
+
+    handle = model.net.model.language_model.norm.register_forward_hook(keep)
     one, other = honest(model, store, episode(model, store, 0)), honest(model, store, episode(model, store, 1, "A"))
     states.clear()
     group = Group("t", (replace(one, rewards={"answer": 1.0}), replace(other, rewards={"answer": 0.0})))

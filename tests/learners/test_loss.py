@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from pixelis.learners.advantage import normalised
 from pixelis.learners.loss import GrpoSettings, grpo, imitation, k3
 
