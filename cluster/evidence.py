@@ -58,7 +58,8 @@ class Drawer:
     def _head(self, trajectory: Trajectory, gold: GoldTask | None) -> str:
         right = is_right(trajectory)
         badge = text("span", "right" if right else "wrong", "badge" if right else "badge bad")
-        tags = [trajectory.family, f"{trajectory.chain_length} steps", trajectory.status]
+        steps = f"{trajectory.chain_length} step{'s' * (trajectory.chain_length != 1)}"
+        tags = [trajectory.family, steps, trajectory.status.replace("_", " ")]
         told = " ".join([badge, *(text("span", one, "tag") for one in tags)])
         back = '<a class="back" href="#episodes">all episodes</a>'
         return back + tag("div", told) + text("p", trajectory.question, "question") + _pair(trajectory, gold)

@@ -40,6 +40,8 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     out: list[tuple[str, str]] = []
     present = {key for line in lines for key, value in line.items() if value is not None}
     hidden = {other for key, other in SAME.items() if key in present}
+    if "reward" not in present:  # the rollouts were a teacher's, they say nothing about the policy
+        hidden |= {"valid", "chain_length"}
     for key, title in CURVES.items():
         points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
         if key not in hidden and len({step for step, _ in points}) > (0 if key.startswith("dev/") else 1):
@@ -77,7 +79,7 @@ def tool_mix(phases: Mapping[str, Sequence[Trajectory]]) -> str:
                 ax.text(left + width / 2, y, f"{width:.1f}", ha="center", va="center", color="white", fontsize=9)
             left += width
     ax.set_yticks(range(len(phases)), list(phases))
-    ax.invert_yaxis()
+    ax.set_ylim(len(phases) - 0.5, -0.5)
     ax.grid(False, axis="y")
     ax.set_xlabel("calls an episode", fontsize=10, color=SOFT)
     if names:
@@ -97,6 +99,7 @@ def _curve(points: Sequence[tuple[float, float]], marked: bool) -> str:
     else:
         ax.plot(steps, values, color=LINE, linewidth=1.8, marker="o" if marked or len(values) == 1 else None)
     ax.set_xlabel("step", fontsize=9, color=SOFT)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     return _drawn(figure)
 
 

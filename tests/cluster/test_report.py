@@ -162,6 +162,8 @@ def test_curves_leave_out_what_is_missing() -> None:
     sft = [line for line in metrics() if line["phase"] == "sft"]
     titles = [title for title, _ in curves(sft)]
     assert titles == ["success on the dev split", "negative log-likelihood, nats a token", "gradient norm before clipping"]
+    taught = [{**line, "valid": 1.0, "chain_length": 5.0} for line in sft]
+    assert [title for title, _ in curves(taught)] == titles  # a teacher's calls say nothing about the policy
     assert curves([{"phase": "rft", "step": 1, "reward": 0.5}]) == []
 
 
