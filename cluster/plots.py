@@ -89,6 +89,8 @@ def tool_mix(phases: Mapping[str, Sequence[Trajectory]]) -> str:
 
 
 def _curve(points: Sequence[tuple[float, float]], marked: bool) -> str:
+    from matplotlib.ticker import MaxNLocator
+
     figure, [ax] = _figure(3.3, 2.1)
     steps, values = (np.array(column, float) for column in zip(*sorted(points), strict=True))
     if len(values) > 25:  # the curve itself faint, its running mean strong
@@ -99,7 +101,7 @@ def _curve(points: Sequence[tuple[float, float]], marked: bool) -> str:
     else:
         ax.plot(steps, values, color=LINE, linewidth=1.8, marker="o" if marked or len(values) == 1 else None)
     ax.set_xlabel("step", fontsize=9, color=SOFT)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _drawn(figure)
 
 
