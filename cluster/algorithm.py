@@ -19,13 +19,14 @@ from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.examples.rl_modules.classes.random_rlm import RandomRLModule
 
-from pixelis.actors.liveness import BlindPolicy
+from pixelis.actors.world import Split
 from pixelis.cluster.config import RunConfig
 from pixelis.cluster.crew import Bug, Crew
 from pixelis.cluster.errors import is_users
 from pixelis.cluster.job import Job, Published, Receipt
 from pixelis.cluster.learner_group import LearnerGroup
 from pixelis.cluster.loop import Loop
+from pixelis.cluster.part import PartError
 from pixelis.cluster.runner import Runner
 
 
@@ -46,11 +47,11 @@ class RolloutActor(EnvRunner):
             user = error if is_users(error) else None
             return Bug(f"{type(error).__name__}: {error}", traceback.format_exc(), user)
 
-    def sample(self, *, job: Job, published: Published | None = None, **_: Any) -> Receipt:
+    def sample(self, *, job: Job, published: Published | None = None, **_: Any) -> Receipt:  # type: ignore[override]
         """Do one job; the groups go to the replay shard, the driver gets a receipt."""
         return self.runner.run(job, published)
 
-    def look(self, *, split: str, published: Published | None = None) -> float:
+    def look(self, *, split: Split, published: Published | None = None) -> float:
         """Vision liveness."""
         return self.runner.look(split, published)
 
@@ -90,15 +91,15 @@ class PixelisConfig(AlgorithmConfig):
         self.env_runners(
             env_runner_cls=RolloutActor, create_local_env_runner=False, num_cpus_per_env_runner=1,
             validate_env_runners_after_construction=False,
+            max_requests_in_flight_per_env_runner=1,
+            merge_env_runner_states=False,
+            broadcast_env_runner_states=False,
         )  # fmt: skip
         self.fault_tolerance(
             restart_failed_env_runners=True, max_num_env_runner_restarts=100, delay_between_env_runner_restarts_s=0.0,
             env_runner_health_probe_timeout_s=5.0, env_runner_restore_timeout_s=60.0,
         )  # fmt: skip
         self.debugging(log_level="ERROR")
-        self.broadcast_env_runner_states = False
-        self.merge_env_runner_states = False
-        self.max_requests_in_flight_per_env_runner = 1
 
     def for_run(self, run: RunConfig, root: Path, shard: ActorHandle, epoch: int) -> PixelisConfig:
         """This config for one phase of a run."""
@@ -109,7 +110,7 @@ class PixelisConfig(AlgorithmConfig):
         """Seam: demanded by `Algorithm.setup`, never built, since the learner group below ignores it."""
         return RLModuleSpec(module_class=RandomRLModule)
 
-    def build_learner_group(self, **_: Any) -> LearnerGroup:
+    def build_learner_group(self, **_: Any) -> LearnerGroup:  # type: ignore[override]
         """Seam: our learner in place of RLlib's, which cannot return bf16 weights, cuts packed patches silently and is
         dead for good after one failure."""
         assert self.run is not None and self.root is not None and self.shard is not None
@@ -143,37 +144,47 @@ class Runners:
 class PixelisAlgorithm(Algorithm):
     """Seam: the trainable. One `training_step` for all phases: sample, make durable, update, publish (`Loop`)."""
 
+    run_config: RunConfig
+    group: EnvRunnerGroup
+    learners: LearnerGroup
+    crew: Crew
+    loop: Loop
+    figures: list[dict[str, float]]
+
     @classmethod
     def get_default_config(cls) -> PixelisConfig:
         """Seam: with `algo_class` set, or Tune's `default_resource_request` fails."""
         return PixelisConfig(algo_class=cls)
 
-    def setup(self, config: AlgorithmConfig) -> None:
+    def setup(self, config: PixelisConfig) -> None:  # type: ignore[override]
         """Actors up, then our loop around them."""
         super().setup(config)
-        run = self.config.run
-        self.crew = Crew(Runners(self.env_runner_group), run.deadline)
-        self.loop = Loop(run, self.crew, self.learner_group)
-        self.figures: list[dict[str, float]] = []
+        group, learners, run = self.env_runner_group, self.learner_group, config.run
+        assert group is not None and run is not None and isinstance(learners, LearnerGroup)
+        self.run_config, self.group, self.learners = run, group, learners
+        self.crew = Crew(Runners(group), run.deadline)
+        self.loop = Loop(run, self.crew, learners)
+        self.figures = []
 
     def training_step(self) -> None:
         """One round of the loop; its figures are in `figures`, the last of them in the result dict too."""
         self.figures = self.loop.round()
+        assert self.metrics is not None
         for name, value in self.figures[-1].items() if self.figures else ():
             self.metrics.log_value(("pixelis", name), value, window=1)
 
     def look(self) -> float:
-        """Vision liveness at start; BlindPolicy when swapping the image moves nothing."""
-        split = self.config.run.tasks.split
-        kwargs = {"split": split, "published": self.loop.published}
-        results = self.env_runner_group.foreach_env_runner(
-            "look", kwargs=kwargs, local_env_runner=False, timeout_seconds=self.config.run.deadline, remote_worker_ids=[1]
+        """Vision liveness at start: `actors.liveness.BlindPolicy` when swapping the image moves nothing."""
+        seconds = self.run_config.deadline
+        kwargs = {"split": self.run_config.tasks.split, "published": self.loop.published}
+        results: list[Any] = self.group.foreach_env_runner(
+            "look", kwargs=kwargs, local_env_runner=False, timeout_seconds=seconds, remote_worker_ids=[1]
         )
         if not results:
-            raise BlindPolicy("the start-up check of the policy's vision got no answer from rollout actor 1")
+            raise PartError(f"rollout actor 1 did not check the policy's vision within {seconds:g} s")
         if isinstance(results[0], Bug):
-            raise results[0].user or RuntimeError(results[0].traceback)
-        return results[0]
+            raise results[0].user or PartError(f"rollout actor 1 failed at start:\n{results[0].traceback}")
+        return float(results[0])
 
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
         """Seam: the stock one asks our learner for a MultiRLModuleSpec. A restarted actor pulls weights at its first job."""
@@ -181,7 +192,7 @@ class PixelisAlgorithm(Algorithm):
 
     def get_checkpointable_components(self) -> list[tuple[str, Any]]:
         """Seam: only the learner has state here; replay is on disk, rollout actors have none."""
-        return [("learner_group", self.learner_group)]
+        return [("learner_group", self.learners)]
 
     def get_state(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Seam: the stock one collects module and connector states. The loop's is saved with the learner's, as JSON."""
@@ -193,5 +204,5 @@ class PixelisAlgorithm(Algorithm):
 
     def restore_from_path(self, path: Any, *_: Any, **__: Any) -> None:
         """Seam: the stock one pushes weights through `sync_weights`, which our actors do not know; we publish."""
-        self.loop.set_state(self.learner_group.restore_from_path(Path(path) / "learner_group")["loop"])
+        self.loop.set_state(self.learners.restore_from_path(Path(path) / "learner_group")["loop"])
         self.loop.publish()

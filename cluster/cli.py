@@ -78,10 +78,13 @@ def train(
     from pixelis.cluster.run import train as run
 
     try:
-        print(run(load(config, sets or []), resume, dashboard))
+        folder = run(load(config, sets or []), resume, dashboard)
     except Interrupted as stopped:
         words = ["pixelis", "train", str(config), *(f"--set {one}" for one in sets or []), "--resume"]
         _stopped(stopped, " ".join(words))
+    from pixelis.cluster.report import write_report
+
+    print(write_report(folder))
 
 
 @app.command()
@@ -114,7 +117,7 @@ def evaluate(
     """
     from pixelis.cluster.evaluate import command
 
-    command(checkpoint, suite, n, split, as_json)
+    command(checkpoint, suite, n, split, as_json)  # type: ignore[arg-type]  # command checks it
 
 
 @app.command()
@@ -162,14 +165,18 @@ def tool(
 
 
 @app.command()
-def replay(trajectories: Annotated[Path, typer.Argument(help="A run, its replay folder, or a .arrow file of it.")]) -> None:
+def replay(
+    trajectory: Annotated[Path, typer.Argument(help="A run, its replay folder, an .arrow file, or a trajectory as JSON.")],
+    name: Annotated[str | None, typer.Option("--id", help="Only the trajectory with this id.")] = None,
+    media: Annotated[Path | None, typer.Option(help="Where its media are; found beside it otherwise.")] = None,
+) -> None:
     """Run every call of stored trajectories again and compare it with what was recorded.
 
     Example: `pixelis replay runs/demo/heldout-rft.arrow`
     """
     from pixelis.cluster.verify import command
 
-    command(trajectories)
+    command(trajectory, name, media)
 
 
 @app.command()
@@ -195,6 +202,8 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         app()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except Exception as error:
         if not is_users(error):
             raise

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pixelis.actors.score import Outcome, by_family
+from pixelis.actors.world import Split
 from pixelis.cluster.config import ReplaySettings, RunConfig, TaskSettings
 from pixelis.cluster.errors import UsageError
 from pixelis.cluster.job import Job, Receipt
@@ -34,7 +35,7 @@ class Evaluation:
     """Episodes left out because infrastructure ended them."""
 
 
-def jobs(n: int, families: int, split: str) -> list[Job]:
+def jobs(n: int, families: int, split: Split) -> list[Job]:
     """Evaluation of `n` questions a family, in jobs of BATCH episodes."""
     total = n * families
     starts = range(0, total, BATCH)
@@ -55,18 +56,18 @@ def write(path: Path, evaluation: Evaluation) -> None:
 
 
 def evaluate(
-    checkpoint: str | Path, root: Path, n: int, split: str, families: tuple[str, ...], seen: Callable[[int], Any]
+    checkpoint: str | Path, root: Path, n: int, split: Split, families: tuple[str, ...], seen: Callable[[int], Any]
 ) -> Evaluation:
     """Evaluate a policy in this process; `seen` is told how many episodes are done. Media go to `root/media`."""
     return gather(list(_one_by_one(checkpoint, root, n, split, families, seen)))
 
 
 def _one_by_one(
-    checkpoint: str | Path, root: Path, n: int, split: str, families: tuple[str, ...], seen: Callable[[int], Any]
+    checkpoint: str | Path, root: Path, n: int, split: Split, families: tuple[str, ...], seen: Callable[[int], Any]
 ) -> Iterator[Receipt]:
     from pixelis.cluster.runner import Runner
 
-    tasks = TaskSettings(families, split, 0)  # type: ignore[arg-type]
+    tasks = TaskSettings(families, split, 0)
     config = RunConfig("eval", "sft", start=str(checkpoint), tasks=tasks, replay=ReplaySettings("epochs"))
     runner, done = Runner(config, root, None), 0
     for job in jobs(n, len(families), split):
@@ -75,7 +76,7 @@ def _one_by_one(
         seen(done)
 
 
-def command(checkpoint: Path, suite: str, n: int, split: str, as_json: bool) -> None:
+def command(checkpoint: Path, suite: str, n: int, split: Split, as_json: bool) -> None:
     """`pixelis eval`: a table, or with `as_json` the figures by family."""
     from pixelis.actors.world import FAMILIES, SPLITS
     from pixelis.cluster.policy import resolve

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pixelis.actors.score import Outcome
+from pixelis.actors.world import Split
 from pixelis.memory.trajectory import Version
 from pixelis.memory.weights import Slot
 
@@ -25,7 +26,7 @@ class Job:
 
     kind: Kind
     indices: tuple[int, ...]
-    split: str
+    split: Split
     producer: str = ""
     seq: int = 0
 

@@ -112,7 +112,7 @@ class LearnerGroup:
 
     def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int) -> None:
         self.config = config
-        self.actor = ray.remote(num_cpus=1)(LearnerPart).remote(config, root, shard, epoch)
+        self.actor: Any = ray.remote(num_cpus=1)(LearnerPart).remote(config, root, shard, epoch)
         self._plan: tuple[Slot, ...] = ()
 
     def begin_update(self, stored: int, first: int, steps: int) -> Any:

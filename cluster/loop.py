@@ -11,7 +11,7 @@ from typing import Any
 
 from pixelis.cluster.config import RunConfig
 from pixelis.cluster.crew import Crew
-from pixelis.cluster.job import Job, Published, Receipt, total
+from pixelis.cluster.job import Job, Kind, Published, Receipt, total
 from pixelis.cluster.learner_group import LearnerGroup
 
 
@@ -59,7 +59,7 @@ class Loop:
         settings, tasks = self.config.rollout, self.config.tasks
         count = min(settings.groups, tasks.scenes - self.asked) if tasks.scenes else settings.groups
         indices = range(self.asked, self.asked + count)
-        kind = "recite" if self.config.phase == "sft" else "sample"
+        kind: Kind = "recite" if self.config.phase == "sft" else "sample"
         epoch = 0 if kind == "recite" else self.published.version[0]  # a teacher recites the same after a resume
         producer = f"{self.config.name}/{self.config.phase}/{epoch}"
         parts = [tuple(indices[i :: settings.actors]) for i in range(settings.actors)]

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from pixelis.actors.world import Split
 from pixelis.cluster import usage
 from pixelis.cluster.config import ConfigError, RunConfig, dump
 from pixelis.cluster.evaluate import Evaluation, gather, jobs, write
@@ -54,13 +55,15 @@ def train_all(configs: Sequence[RunConfig], resume: bool = False, dashboard: boo
     """
     root = RUNS / configs[0].name
     configs = [_checked(config, root, resume) for config in configs]
+    # a start policy that is missing is told, or pre-trained, before Ray is up
+    configs = [config if i and not config.start else _started(config) for i, config in enumerate(configs)]
     with stop_signals() as stop, ray_session(configs, dashboard):
         for i, config in enumerate(configs):
             if config.phase in read_summary(root)["phases"]:
                 continue
             if i and not config.start:
-                config = replace(config, start=str(root / "policy" / configs[i - 1].phase))
-            Phase(_started(config), root, resume, stop).run()
+                config = replace(config, start=str((root / "policy" / configs[i - 1].phase).resolve()))
+            Phase(config, root, resume, stop).run()
     return root
 
 
@@ -96,6 +99,7 @@ class Phase:
             self.meter.read()  # before the parts end: see usage.cpu_seconds
             if algorithm is not None:
                 algorithm.stop()
+                _remove_empty(Path(algorithm.logdir))
                 ray.kill(self.shard)
 
     def _build(self) -> PixelisAlgorithm:
@@ -106,9 +110,9 @@ class Phase:
         self.shard = start_shard(self.root.resolve(), self.config.phase)
         made = PixelisConfig().for_run(self.config, self.root.resolve(), self.shard, epoch)
         with _stderr_to(self.root / "ray.log"):
-            algorithm = made.build_algo()
+            algorithm = cast("PixelisAlgorithm", made.build_algo())
         if self.resumed:
-            state = algorithm.learner_group.restore(self.resumed)
+            state = algorithm.learners.restore(self.resumed)
             algorithm.loop.set_state(state["loop"])
             self.spent = state["spent"]
         algorithm.loop.publish()
@@ -145,7 +149,7 @@ class Phase:
         bar.say(f"step {algorithm.loop.step}: dev success {figures['success']:.3f}, gate {stop.gate:g}")
         return figures["success"] >= stop.gate
 
-    def _evaluate(self, algorithm: PixelisAlgorithm, n: int, split: str) -> Evaluation:
+    def _evaluate(self, algorithm: PixelisAlgorithm, n: int, split: Split) -> Evaluation:
         work = jobs(n, len(self.config.tasks.families), split)
         algorithm.loop.publish()
         return gather(algorithm.crew.run(work, algorithm.loop.published))
@@ -156,7 +160,7 @@ class Phase:
             return path
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {"loop": algorithm.loop.state(), "spent": self._spent(), "config": asdict(self.config)}
-        algorithm.learner_group.save(path.resolve(), state)
+        algorithm.learners.save(path.resolve(), state)
         for old in sorted(self.folder.glob("step-*"))[:-KEPT]:
             shutil.rmtree(old)
         return path
@@ -166,7 +170,7 @@ class Phase:
         config = self.config
         self._save(algorithm)
         policy = self.root / "policy" / config.phase
-        algorithm.learner_group.export(policy.resolve())
+        algorithm.learners.export(policy.resolve())
         row: dict[str, Any] = {"heldout": {}}
         if config.eval.n:
             found = self._evaluate(algorithm, config.eval.n, config.eval.split)
@@ -227,7 +231,7 @@ def ray_session(configs: Sequence[RunConfig], dashboard: bool) -> Iterator[None]
     slots = max(config.rollout.actors for config in configs) + 1
     workers = {"env_vars": {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}}
     # One slot for each part, however few cores there are: an actor that finds none would wait for ever, silently.
-    here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": slots, "include_dashboard": dashboard}
+    here: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": slots, "include_dashboard": dashboard}
     ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=workers, **here)
     for number, handler in handlers.items():  # ray.init installs its own for SIGTERM
         signal.signal(number, handler)
@@ -254,6 +258,12 @@ def _stderr_to(path: Path) -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def _remove_empty(folder: Path) -> None:
+    """RLlib makes a folder under ~/ray_results for every algorithm; ours never writes there."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _checked(config: RunConfig, root: Path, resume: bool) -> RunConfig:

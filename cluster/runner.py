@@ -14,6 +14,7 @@ from pixelis.actors.liveness import check_vision
 from pixelis.actors.render import Renderer
 from pixelis.actors.rollout import RolloutWorker
 from pixelis.actors.tasks import TaskSource
+from pixelis.actors.world import Split
 from pixelis.cluster.config import RunConfig
 from pixelis.cluster.job import Job, Published, Receipt
 from pixelis.cluster.part import answer, quiet
@@ -64,7 +65,7 @@ class Runner:
         answer(self.shard.add.remote(job.producer, job.seq, encode(groups)), self.config.deadline, "replay shard")
         return Receipt(job.seq, len(groups), sums_of([t for g in groups for t in g.trajectories], start))
 
-    def look(self, split: str, published: Published | None = None) -> float:
+    def look(self, split: Split, published: Published | None = None) -> float:
         """Vision liveness: see `actors.liveness.check_vision`."""
         self._pull(published)
         source = self._worker(split).source
@@ -78,7 +79,7 @@ class Runner:
         flat = answer(published.ref[0], self.config.deadline, "weights")
         self.engine.load(unflatten(flat, published.plan), published.version, self.config.learner.train_vision)
 
-    def _worker(self, split: str) -> RolloutWorker:
+    def _worker(self, split: Split) -> RolloutWorker:
         if split not in self._workers:
             source = TaskSource(self.config.tasks.families, split, self.store)
             box = next((w.toolbox for w in self._workers.values()), None) or Toolbox(self.store)

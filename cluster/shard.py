@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -26,6 +27,6 @@ def start_shard(root: Path, name: str) -> ActorHandle:
 
     `max_task_retries` re-sends calls that died with it: `add` knows duplicates by their key, `take` is told its cursor.
     """
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Shard)
+    actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Shard)
     where = str(root.resolve()).replace("/", "_")
     return actor.options(name=f"replay{where}_{name}").remote(root / "replay" / name, root / "media")
