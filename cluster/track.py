@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,7 @@ class Track:
             self._client.set_terminated(self._run, status)
 
     def _open(self, uri: str, params: Mapping[str, Any]) -> None:
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # else it tells how it makes its tables
         from mlflow.entities import Metric, Param, RunTag
         from mlflow.tracking import MlflowClient
 
