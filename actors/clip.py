@@ -148,15 +148,16 @@ class ClipFamily:
             yield ToolCall("OCR", {"on": name, "box": list(box), "level": "line"})
             has_read = True
 
+    def thought(self, scene: Scene) -> str:
+        """The colour to look for, then the lamp from the start until it has that colour."""
+        return f"Look for {scene.asked}. {scan(scene, scene.asked)}."
+
     def captions(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """When the lamp first has each of its colours, in random order, where the plate is at first, all colours by time."""
-        seen = [(t, lamp_color(scene, t)) for t in SEEN]
-        first = {color: t for t, color in reversed(seen)}
-        asked = [list(first)[i] for i in rng.permutation(len(first))]
+        """When the lamp first has one of its colours, where the plate is at first, and a code to repeat."""
+        color = choose(rng, list(dict.fromkeys(lamp_color(scene, t) for t in SEEN)), 1)[0]
         return [
-            *((f"When is the lamp {color}?", str(first[color])) for color in asked),
+            (f"When is the lamp {color}?", scan(scene, color)),
             ("Where is the plate?", show(scene.grid_box(plate_at(scene, 0).box))),
-            ("List the lamp colors.", " ".join(f"{t} {color}" for t, color in seen)),
             echo(rng),
         ]
 
@@ -178,6 +179,13 @@ def lamp_at(scene: Scene, t: int) -> Item:
 
 def lamp_color(scene: Scene, t: int) -> str:
     return str(lamp_at(scene, t).color)
+
+
+def scan(scene: Scene, color: str) -> str:
+    """The lamp's colours by time, up to the first frame that has `color`: the search written down, its end the answer."""
+    seen = [(t, lamp_color(scene, t)) for t in SEEN]
+    last = next(i for i, (_, c) in enumerate(seen) if c == color)
+    return " ".join(f"{t} {c}" for t, c in seen[: last + 1])
 
 
 def draw_point(scene: Scene, rng: np.random.Generator, t: int) -> tuple[int, int]:

@@ -115,12 +115,15 @@ class CodeFamily:
             yield ToolCall("OCR", {"on": name, "box": list(box_within(workspace, name, target.box)), "level": "line"})
             has_read, left = True, left - 1
 
+    def thought(self, scene: Scene) -> str:
+        """The colour to look for."""
+        return f"Look for {scene.asked}."
+
     def captions(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """Where each plate is, in random order, and codes to repeat."""
+        """Where one of the plates is, and a code to repeat."""
         plates = [item for item in scene.frames[0] if item.kind == "plate"]
-        asked = [plates[i] for i in rng.permutation(len(plates))]
-        where = [(f"Where is the {plate.color} plate?", show(scene.grid_box(plate.box))) for plate in asked]
-        return [*where, echo(rng), echo(rng)]
+        plate = plates[int(rng.integers(len(plates)))]
+        return [(f"Where is the {plate.color} plate?", show(scene.grid_box(plate.box))), echo(rng)]
 
     def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:
         """The spot of the asked colour that is shaped most like a plate: wide, and filling its box."""

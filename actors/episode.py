@@ -18,7 +18,7 @@ class Limits:
     """When an episode is over budget (paper, section 2.4)."""
 
     calls: int = 8
-    turn_tokens: int = 28
+    turn_tokens: int = 56
     temperature: float = 1.0
 
 

@@ -47,7 +47,7 @@ _ERRORS = [
 ]  # fmt: skip
 _PHRASES = [
     "What is the code on the ", " plate?", "What is the code while the lamp is ", "?", "Where is the ",
-    "List the lamp colors.", "When is the lamp ", "Where is the plate?", "Look for ", "Repeat ", "[", "]", " ", ".", ",",
+    "When is the lamp ", "Where is the plate?", "Look for ", ". ", "Repeat ", "[", "]", " ", ".", ",",
 ]  # fmt: skip
 COLORS = ("red", "green", "blue", "yellow", "orange", "purple", "cyan", "pink")
 KINDS = ("plate", "shape", "lamp")

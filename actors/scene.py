@@ -113,6 +113,10 @@ class Family(Protocol):
         """A chain of exactly ``calls`` calls with real dependencies that reads the target at least once."""
         ...
 
+    def thought(self, scene: Scene) -> str:
+        """What the teacher thinks before its first call."""
+        ...
+
     def captions(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
         """(question, answer text) pairs of one dialogue without calls, numbers from GRID; none gives away a later one."""
         ...

@@ -51,7 +51,7 @@ class Teacher:
             if self.recital is None:
                 calls = int(self.rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
                 self.recital = FAMILIES[self.scene.family].moves(self.scene, self.rng, calls, workspace)
-                return Step(f"Look for {self.scene.asked}.", next(self.recital))
+                return Step(FAMILIES[self.scene.family].thought(self.scene), next(self.recital))
             return Step("", self.recital.send(results[-1]))
         except StopIteration:
             return Step("", answer=(texts_read(results) or [""])[-1])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from pixelis.actors import nano
 from pixelis.actors.engine import Completion, Request, TransformersEngine
 from pixelis.actors.render import Renderer
@@ -12,7 +13,6 @@ from pixelis.memory.model import FeatureCache, Model
 from pixelis.memory.trajectory import Trajectory, Turn
 from pixelis.tools.frame import View
 from pixelis.tools.media import MediaStore
-
 from tests.pictures import png
 
 SIZE = 224

@@ -5,11 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import Qwen2VLImageProcessor
+
 from pixelis.actors import nano
 from pixelis.memory.layout import Layout
 from pixelis.memory.model import Model
 from pixelis.tools.frame import View
-from transformers import Qwen2VLImageProcessor
 
 LAYOUT = Layout(patch=8, merge=2, image_area=9216, frame_area=2304, max_scale=0.4, start=1, pad=2, end=3)
 SOURCE = "ab" * 32
