@@ -29,8 +29,8 @@ def demo(resume: bool = False, dashboard: bool = False) -> Path:
     train_all([sft, rft], resume, dashboard)
     from pixelis.cluster.report import write_report
 
-    report = write_report(root)
     write_summary(root, {"demo": {**meter.read(), "load_start": before, "load_end": machine(), "backbone": str(start)}})
+    report = write_report(root)
     _tell(root, report)
     return report
 

@@ -21,7 +21,7 @@ from pixelis.cluster.progress import Bar
 from pixelis.memory.codec import decode, encode
 from pixelis.memory.trajectory import Group
 
-BATCH = 64
+BATCH = 128
 """Episodes that one job decodes together."""
 
 

@@ -2,7 +2,7 @@
 
 Each cell is a run of its own under `runs/`, passed over when it is finished and continued when it is not. Arms:
 
-    sft       the teacher imitated, from the seed's own backbone
+    sft       the teacher imitated, from the nano backbone
     rft       reinforced from `sft`
     sft_more  imitation continued from `sft` for as many CPU-seconds as `rft` took
     no_tools  a teacher imitated that answers at once, from the same vision stage and as many scenes
@@ -50,7 +50,7 @@ def config(arm: str, seed: int) -> RunConfig:
         stop = replace(made.stop, steps=equal_steps(seed), gate=0.0)
         lone = replace(made.replay, mixture=made.replay.mixture[-1:])
         return replace(made, start=policy, stop=stop, replay=lone)
-    made = replace(made, start=str(backbone(seed)))
+    made = replace(made, start=str(backbone(0)))
     if arm == "no_tools":
         return replace(made, rollout=replace(made.rollout, style="no_tools"))
     return made
@@ -84,7 +84,7 @@ def write_page(found: list[dict[str, Any]]) -> str:
         "CPU-seconds as `rft` took; `no_tools` answers at once.", "",
     ]  # fmt: skip
     for family in dict.fromkeys(row["family"] for row in found):
-        lines += [f"## {family}", "", "| phase | n | success | valid | calls | RaPR | VisFid | CPU s |", "|---|---|---|---|---|---|---|---|"]
+        lines += [f"## {family}", "", "| phase | n | success | valid | calls | RaPR | VisFid | CPU s |", "|---" * 8 + "|"]
         for arm in dict.fromkeys(row["phase"] for row in found):
             some = [row for row in found if (row["family"], row["phase"]) == (family, arm)]
             keys = ("success", "valid", "chain_length", "rapr", "visfid", "cpu_s")
