@@ -16,6 +16,7 @@ from pixelis.actors.scene import (
     COLORS,
     GRAY,
     GRID,
+    Dialogue,
     Item,
     Pixels,
     Recital,
@@ -152,14 +153,11 @@ class ClipFamily:
         """The colour to look for, then the lamp from the start until it has that colour."""
         return f"Look for {scene.asked}. {scan(scene, scene.asked)}."
 
-    def captions(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """When the lamp first has one of its colours, where the plate is at first, and a code to repeat."""
+    def captions(self, scene: Scene, rng: np.random.Generator) -> list[Dialogue]:
+        """One dialogue: when the lamp first has one of its colours, where the plate is at first, and a code to repeat."""
         color = choose(rng, list(dict.fromkeys(lamp_color(scene, t) for t in SEEN)), 1)[0]
-        return [
-            (f"When is the lamp {color}?", scan(scene, color)),
-            ("Where is the plate?", show(scene.grid_box(plate_at(scene, 0).box))),
-            echo(rng),
-        ]
+        when, where = (f"When is the lamp {color}?", scan(scene, color)), plate_at(scene, 0).box
+        return [[when, ("Where is the plate?", show(scene.grid_box(where))), echo(rng)]]
 
     def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:
         """The light spot of the frame in which most pixels have the asked colour."""

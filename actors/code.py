@@ -8,6 +8,7 @@ import numpy as np
 
 from pixelis.actors.scene import (
     COLORS,
+    Dialogue,
     Item,
     Pixels,
     Recital,
@@ -119,11 +120,10 @@ class CodeFamily:
         """The colour to look for."""
         return f"Look for {scene.asked}."
 
-    def captions(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """Where one of the plates is, and a code to repeat."""
+    def captions(self, scene: Scene, rng: np.random.Generator) -> list[Dialogue]:
+        """For each plate a dialogue that asks where it is, and has a code repeated."""
         plates = [item for item in scene.frames[0] if item.kind == "plate"]
-        plate = plates[int(rng.integers(len(plates)))]
-        return [(f"Where is the {plate.color} plate?", show(scene.grid_box(plate.box))), echo(rng)]
+        return [[(f"Where is the {p.color} plate?", show(scene.grid_box(p.box))), echo(rng)] for p in plates]
 
     def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:
         """The spot of the asked colour that is shaped most like a plate: wide, and filling its box."""

@@ -81,7 +81,7 @@ def build(seed: int) -> Model:
         text_config={
             "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4,
             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "initializer_range": 0.04,
-            "rope_parameters": {**rope, "rope_theta": 1000.0, "mrope_section": [6, 5, 5]}, "tie_word_embeddings": True,
+            "rope_parameters": {**rope, "rope_theta": 100_000.0, "mrope_section": [6, 5, 5]}, "tie_word_embeddings": True,
             "pad_token_id": tokenizer.pad_token_id, "max_position_embeddings": 4096,
         },
         vision_config={

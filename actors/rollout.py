@@ -10,6 +10,7 @@ import numpy as np
 from pixelis.actors.engine import Completion, Engine
 from pixelis.actors.episode import Episode, Limits
 from pixelis.actors.render import Renderer
+from pixelis.actors.scene import Dialogue, Scene
 from pixelis.actors.score import Outcome, RewardSettings, outcome, reward
 from pixelis.actors.tasks import TaskSource
 from pixelis.actors.teacher import Style, Teacher, verify
@@ -78,7 +79,9 @@ class RolloutWorker:
             rng = np.random.default_rng([self.run, index])
             demonstrated = self._demonstrate(index, rng)
             trajectories += [demonstrated] if demonstrated else []
-            trajectories.append(self._caption(index, rng))
+            scene = self.source.scene(index)
+            offered = FAMILIES[scene.family].captions(scene, rng)
+            trajectories += [self._caption(scene, number, dialogue) for number, dialogue in enumerate(offered)]
         return [Group(t.task_id, (t,)) for t in trajectories]
 
     def _episode(self, task: Task, index: int, rollout: int, limits: Limits) -> Episode:
@@ -105,16 +108,15 @@ class RolloutWorker:
             results += [result] if result is not None else []
         return episode.trajectory() if verify(scene, results) else None
 
-    def _caption(self, index: int, rng: np.random.Generator) -> Trajectory:
+    def _caption(self, scene: Scene, number: int, dialogue: Dialogue) -> Trajectory:
         """A dialogue about a scene that needs no calls: it teaches where things are. The picture is shown once."""
-        scene = self.source.scene(index)
         family = f"{scene.family}.caption"
-        dialogue = FAMILIES[scene.family].captions(scene, rng)
-        task = replace(scene.task.task, id=f"{scene.id}.caption", question=dialogue[0][0], family=family)
+        name = f"{scene.id}.caption{number}"
+        task = replace(scene.task.task, id=name, question=dialogue[0][0], family=family)
         observed = self.renderer.prompt(task, self.source.store)
         turns: list[Turn] = []
-        for number, (question, text) in enumerate(dialogue):
-            observed = self.renderer.ask(question) if number else observed
+        for question, text in dialogue:
+            observed = self.renderer.ask(question) if turns else observed
             said = tuple(self.renderer.recite("", None, text))
             turns.append(Turn(observed.tokens, said, (0.0,) * len(said), observed.views))
         return Trajectory(task.id, task.id, task.question, task.media, tuple(turns), dialogue[-1][1], family=family)

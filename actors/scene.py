@@ -17,6 +17,7 @@ from pixelis.tools.handle import Workspace
 
 Pixels = npt.NDArray[np.uint8]
 Scope = Literal["demo", "full"]
+Dialogue = list[tuple[str, str]]  # questions about one scene and their answers, in order
 Recital = Generator[ToolCall, ToolResult, None]  # yields calls, is sent their results
 
 COLORS: dict[str, tuple[int, int, int]] = {  # RGB
@@ -117,8 +118,8 @@ class Family(Protocol):
         """What the teacher thinks before its first call."""
         ...
 
-    def captions(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """(question, answer text) pairs of one dialogue without calls, numbers from GRID; none gives away a later one."""
+    def captions(self, scene: Scene, rng: np.random.Generator) -> list[Dialogue]:
+        """Dialogues without calls, numbers from GRID; no answer gives away a later one."""
         ...
 
     def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:

@@ -151,8 +151,11 @@ def test_what_the_vision_stage_learns_lies_in_the_views(family: str) -> None:
 @BOTH
 def test_captions_speak_grid_numbers_and_color_names(family: str) -> None:
     scene = make_scene(family, "demo", 0)
-    for question, answer in FAMILIES[family].captions(scene, np.random.default_rng(0)):
-        assert question.endswith(("?", "."))
+    dialogues = FAMILIES[family].captions(scene, np.random.default_rng(0))
+    for question, answer in (turn for dialogue in dialogues for turn in dialogue):
+        if question == f"Repeat {answer}.":
+            continue
+        assert question.endswith("?")
         words = answer.replace("[", " ").replace("]", " ").replace(",", " ").split()
         assert all(word in COLORS or int(word) in GRID for word in words)
 
