@@ -65,7 +65,7 @@ def test_chains_differ_and_use_what_the_family_needs(family: str) -> None:
 @BOTH
 def test_only_the_first_step_thinks_and_it_names_the_color(family: str) -> None:
     for scene, steps, _ in recited(family):
-        assert steps[0].thought == f"Look for {scene.asked}."
+        assert steps[0].thought.startswith(f"Look for {scene.asked}.") and steps[0].thought.endswith(f"{scene.asked}.")
         assert not any(step.thought for step in steps[1:])
 
 
