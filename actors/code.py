@@ -21,7 +21,6 @@ from pixelis.actors.scene import (
     choose,
     corners_of,
     draw_code,
-    echo,
     exact_box,
     jpeg,
     make_rng,
@@ -121,9 +120,9 @@ class CodeFamily:
         return f"Look for {scene.asked}."
 
     def captions(self, scene: Scene, rng: np.random.Generator) -> list[Dialogue]:
-        """For each plate a dialogue that asks where it is, and has a code repeated."""
+        """For each plate a dialogue that asks where it is."""
         plates = [item for item in scene.frames[0] if item.kind == "plate"]
-        return [[(f"Where is the {p.color} plate?", show(scene.grid_box(p.box))), echo(rng)] for p in plates]
+        return [[(f"Where is the {p.color} plate?", show(scene.grid_box(p.box)))] for p in plates]
 
     def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:
         """The spot of the asked colour that is shaped most like a plate: wide, and filling its box."""

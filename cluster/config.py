@@ -42,10 +42,13 @@ class RolloutConfig(RolloutSettings):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Up to optimizer step `until` (0: to the end), this share of a batch are captions, the rest demonstrations."""
+    """Up to optimizer step `until` (0: to the end), a batch holds this many trajectories of each family.
+
+    Example: ``Stage(400, {"code.caption": 16})``
+    """
 
     until: int = 0
-    captions: float = 0.0
+    batch: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,6 @@ class ReplaySettings:
 
     mode: Literal["once", "epochs"] = "once"
     """`once`: every group once, in order. `epochs`: again and again, by `mixture`."""
-    batch: int = 32
-    """Trajectories an optimizer step (`epochs`)."""
     steps_per_call: int = 10
     """Optimizer steps an iteration (`epochs`); `once` takes one."""
     mixture: tuple[Stage, ...] = (Stage(),)
@@ -162,7 +163,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f'"{k}" = {_toml(v)}' for k, v in value.items()) + "}"
     return repr(value)
 
 
@@ -199,6 +200,10 @@ def _convert(kind: Any, value: Any, where: str, key: str) -> Any:
         if value not in args:
             raise ConfigError(f"{where}: {key} must be one of {', '.join(map(str, args))}, not {value!r}")
         return value
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: {key} must be a table, not {value!r}")
+        return {name: _convert(args[1], item, where, f"{key}.{name}") for name, item in value.items()}
     if origin is tuple:
         return _convert_tuple(args, value, where, key)
     if origin in (Union, UnionType):
@@ -230,7 +235,7 @@ def _check(config: RunConfig) -> None:
     for name, value, least in (
         ("rollout.actors", config.rollout.actors, 1), ("rollout.groups", config.rollout.groups, 1),
         ("rollout.group", config.rollout.group, 1), ("stop.steps", config.stop.steps, 1), ("eval.n", config.eval.n, 0),
-        ("replay.batch", config.replay.batch, 1), ("replay.steps_per_call", config.replay.steps_per_call, 1),
+        ("replay.steps_per_call", config.replay.steps_per_call, 1),
         ("save_every", config.save_every, 1), ("tasks.scenes", config.tasks.scenes, 0),
     ):  # fmt: skip
         if value < least:
@@ -238,6 +243,8 @@ def _check(config: RunConfig) -> None:
     demos = config.tasks.scenes // len(config.tasks.families)
     if config.tasks.split == "demo" and not 0 < demos <= 2000:
         raise ConfigError(f"tasks.scenes: the demo split has at most 2000 scenes a family, {demos} asked for")
+    if config.replay.mode == "epochs" and not all(stage.batch for stage in config.replay.mixture):
+        raise ConfigError('replay.mixture: each stage needs a batch, like {until = 100, batch = {"code" = 8, "clip" = 8}}')
     if config.phase == "sft" and (config.replay.mode, config.learner.loss) != ("epochs", "imitation"):
         raise ConfigError('phase sft needs replay.mode = "epochs" and learner.loss = "imitation"')
     if config.phase == "rft" and (config.replay.mode, config.learner.loss) != ("once", "grpo"):

@@ -18,9 +18,9 @@ def test_every_config_loads_and_survives_a_round_trip(path: Path, tmp_path: Path
 
 
 def test_settings_override_the_file() -> None:
-    config = load(SFT, ["stop.steps=3", "name=other", "learner.betas=[0.8, 0.9]", "replay.mixture=[{captions=0.5}]"])
+    config = load(SFT, ["stop.steps=3", "name=other", "learner.betas=[0.8, 0.9]", "replay.mixture=[{batch={code=5}}]"])
     assert (config.stop.steps, config.name, config.learner.betas) == (3, "other", (0.8, 0.9))
-    assert config.replay.mixture == (Stage(0, 0.5),)
+    assert config.replay.mixture == (Stage(0, {"code": 5}),)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ def group(name: str, family: str = "code") -> Group:
 
 
 GROUPS = [group(f"t{i}", "code.caption" if i % 2 else "code") for i in range(20)]
-EPOCHS = ReplaySettings("epochs", batch=4, mixture=(Stage(3, 1.0), Stage(captions=0.25)))
+EPOCHS = ReplaySettings("epochs", mixture=(Stage(3, {"code.caption": 4}), Stage(batch={"code": 3, "code.caption": 1})))
 
 
 def pool(settings: ReplaySettings, groups: list[Group]) -> Pool:
@@ -48,9 +48,10 @@ def test_draws_do_not_depend_on_who_stored_first_nor_on_how_often_was_read() -> 
 def test_a_kind_that_is_missing_is_named() -> None:
     some = pool(EPOCHS, [g for g in GROUPS if "caption" not in g.trajectories[0].family])
     some.grow(10)
-    with pytest.raises(ValueError, match="no captions in the replay shard, the mixture wants 4"):
+    with pytest.raises(ValueError, match=r"no code\.caption in the replay shard, the mixture wants 4; it has code"):
         some.draw(0)
 
 
 def test_the_last_stage_goes_on() -> None:
-    assert stage_at((Stage(2, 1.0), Stage(4, 0.5)), 9) == Stage(4, 0.5)
+    last = Stage(4, {"code": 2})
+    assert stage_at((Stage(2, {"clip": 1}), last), 9) == last
