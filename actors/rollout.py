@@ -10,7 +10,7 @@ import numpy as np
 from pixelis.actors.engine import Completion, Engine
 from pixelis.actors.episode import Episode, Limits
 from pixelis.actors.render import Renderer
-from pixelis.actors.scene import Dialogue, Scene
+from pixelis.actors.scene import Dialogue, Scene, echo
 from pixelis.actors.score import Outcome, RewardSettings, outcome, reward
 from pixelis.actors.tasks import TaskSource
 from pixelis.actors.teacher import Style, Teacher, verify
@@ -81,7 +81,7 @@ class RolloutWorker:
             trajectories += [demonstrated] if demonstrated else []
             scene = self.source.scene(index)
             offered = FAMILIES[scene.family].captions(scene, rng)
-            trajectories += [self._caption(scene, number, dialogue) for number, dialogue in enumerate(offered)]
+            trajectories += [self._caption(scene, k, [*dialogue, echo(rng)]) for k, dialogue in enumerate(offered)]
         return [Group(t.task_id, (t,)) for t in trajectories]
 
     def _episode(self, task: Task, index: int, rollout: int, limits: Limits) -> Episode:
