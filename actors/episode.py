@@ -85,7 +85,7 @@ class Episode:
         elif result is None:  # a call beyond the budget: it was not run
             self.status = "over_budget"
 
-    def trajectory(self, family: str | None = None) -> Trajectory:
+    def trajectory(self) -> Trajectory:
         """The episode as a value. ValueError while it is still going on."""
         if self.status is None:
             raise ValueError(f"episode {self.name} is not over")
