@@ -29,7 +29,6 @@ from pixelis.actors.scene import (
     choose,
     corners_of,
     draw_code,
-    echo,
     exact_box,
     grid_point,
     jpeg,
@@ -65,9 +64,9 @@ class ClipFamily:
     shortest_calls = 2
 
     def scene(self, seed: int, scope: Scope) -> Scene:
-        """A 224x224 MJPEG clip of 16 frames with 2-3 segments (demo) or 2-4, drift and a square (full)."""
+        """A 224x224 MJPEG clip of 16 frames with 2-4 segments; in full scope with drift and often a square."""
         rng = make_rng(self.name, seed)
-        spans = draw_spans(rng, int(rng.integers(2, 4 if scope == "demo" else 5)))
+        spans = draw_spans(rng, int(rng.integers(2, 5)))
         colors = choose(rng, list(COLORS), len(spans))
         which = int(rng.integers(len(spans)))
         codes = list(dict.fromkeys(draw_code(rng) for _ in range(8)))[: len(spans)]
@@ -154,10 +153,10 @@ class ClipFamily:
         return f"Look for {scene.asked}. {scan(scene, scene.asked)}."
 
     def captions(self, scene: Scene, rng: np.random.Generator) -> list[Dialogue]:
-        """One dialogue: when the lamp first has one of its colours, where the plate is at first, and a code to repeat."""
+        """One dialogue: when the lamp first has one of its colours, and where the plate is at first."""
         color = choose(rng, list(dict.fromkeys(lamp_color(scene, t) for t in SEEN)), 1)[0]
         when, where = (f"When is the lamp {color}?", scan(scene, color)), plate_at(scene, 0).box
-        return [[when, ("Where is the plate?", show(scene.grid_box(where))), echo(rng)]]
+        return [[when, ("Where is the plate?", show(scene.grid_box(where)))]]
 
     def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:
         """The light spot of the frame in which most pixels have the asked colour."""

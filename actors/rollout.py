@@ -130,4 +130,3 @@ def play(episodes: Sequence[Episode], engine: Engine) -> None:
             episode.step(completion)
         engine.close(e.name for e in live if e.over)
         live = [e for e in live if not e.over]
-

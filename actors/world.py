@@ -7,7 +7,7 @@ from pixelis.actors.code import CodeFamily
 from pixelis.actors.scene import COLORS, GRID, Family, Item, Scene, scaled
 from pixelis.tools.frame import frame_at
 
-__all__ = ["COLORS", "FAMILIES", "GRID", "SEEN", "SPLITS", "Family", "Item", "Scene", "dense", "make_scene"]
+__all__ = ["COLORS", "FAMILIES", "GRID", "SEEN", "SPLITS", "Family", "Item", "Scene", "Split", "dense", "make_scene"]
 
 Split = Literal["vision", "demo", "rft", "dev", "heldout"]
 SPLITS: tuple[Split, ...] = get_args(Split)

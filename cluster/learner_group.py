@@ -38,7 +38,7 @@ class LearnerPart:
         if source.checkpoint:
             put(model, source.checkpoint)
         self.base = source.folder.resolve()
-        self.learner = Learner(model, MediaStore(root / "media"), config.learner, (epoch, 0))
+        self.learner = Learner(model, MediaStore(root / "media"), config.learner, (epoch, 0), config.stop.steps)
         self.pool = Pool(config.replay, config.seed, self._take)
 
     def update(self, stored: int, first: int, steps: int) -> list[dict[str, float]]:

@@ -37,7 +37,7 @@ class Recipe:
     """What decides about the backbone's weights, besides the code."""
 
     seed: int = 0
-    steps: int = 350
+    steps: int = 450
     lr: float = 2e-3
     scenes: dict[str, int] = field(default_factory=lambda: {"code": 4000, "clip": 500})
     """Scenes of the vision split, by family."""

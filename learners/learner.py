@@ -30,6 +30,9 @@ class LearnerSettings:
     matrix_lr: float = 0.0
     """Muon's learning rate for hidden matrices; 0 leaves them to AdamW."""
     warmup: int = 50
+    """Steps over which the rates rise to their full height."""
+    decay: int = 0
+    """Steps over which they fall to zero at the end of the phase."""
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -53,8 +56,11 @@ class Sample:
 class Learner:
     """Holds the training weights. `update` is one optimizer step, or none at all."""
 
-    def __init__(self, model: Model, store: MediaStore, settings: LearnerSettings, version: Version = (0, 0)) -> None:
-        self.model, self.store, self.settings, self.version = model, store, settings, version
+    def __init__(
+        self, model: Model, store: MediaStore, settings: LearnerSettings, version: Version = (0, 0), steps: int = 0
+    ) -> None:
+        """`steps`: the length of the phase, at whose end `decay` lies (0: no end is known, so nothing decays)."""
+        self.model, self.store, self.settings, self.version, self.steps = model, store, settings, version, steps
         model.net.model.visual.requires_grad_(settings.train_vision)
         self.parameters = [p for p in model.net.parameters() if p.requires_grad]
         self.optimizer, self._rates = make_optimizer(
@@ -88,10 +94,16 @@ class Learner:
             return {**figures, "skipped": 1.0, "non_finite": 1.0}
         step = self.version[1] + 1
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * min(1.0, step / max(1, self.settings.warmup))
+            group["lr"] = rate * self._height(step)
         self.optimizer.step()
         self.version = (self.version[0], step)
         return {**figures, "skipped": 0.0, "non_finite": 0.0}
+
+    def _height(self, step: int) -> float:
+        """What share of their full height the learning rates have at a step (1 is the first)."""
+        rise = step / max(1, self.settings.warmup)
+        fall = (self.steps - step + 1) / self.settings.decay if self.steps and self.settings.decay else 1.0
+        return max(0.0, min(1.0, rise, fall))
 
     def _admit(self, groups: Sequence[Group]) -> tuple[list[Sample], dict[str, float]]:
         """What this step learns from, with its credit, and what was left out and why."""

@@ -1,10 +1,12 @@
 """PixelWorld: same seed same bytes, splits apart, scopes kept, text that the real recogniser reads."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from pixelis.actors.scene import above, below, grid_box, widen
-from pixelis.actors.world import COLORS, DEMO_SCENES, FAMILIES, GRID, SEEN, SPLITS, Scene, dense, make_scene, split_of
+from pixelis.actors.world import COLORS, DEMO_SCENES, FAMILIES, GRID, SEEN, SPLITS, Scene, Split, dense, make_scene, split_of
 from pixelis.tools.call import ToolCall
 from pixelis.tools.frame import View, frame_at
 from pixelis.tools.handle import Workspace
@@ -64,9 +66,23 @@ def test_half_of_the_scenes_have_a_shape_in_the_asked_color() -> None:
     assert 0.35 < len(same) / len(scenes) < 0.7
 
 
-def test_plates_have_unique_colors_and_nothing_overlaps() -> None:
-    for index in range(40):
-        items = make_scene("code", "rft", index).frames[0]
+def test_in_half_of_the_demonstrated_scenes_no_side_of_a_plate_gives_it_away() -> None:
+    """Each plate has another beside it at its height or below it at its column, so its colour must be looked up."""
+    scenes = [make_scene("code", "demo", index) for index in range(200)]
+    shared = [s for s in scenes if len(s.frames[0]) > 2 and any_aligned(s, 0) and any_aligned(s, 1)]
+    assert 0.4 < len(shared) / sum(len(s.frames[0]) > 2 for s in scenes) < 0.75
+
+
+def any_aligned(scene: Scene, side: int) -> bool:
+    starts = sorted(item.box[side] for item in scene.frames[0])
+    return any(b - a <= 14 for a, b in itertools.pairwise(starts))
+
+
+@pytest.mark.parametrize("split", ["rft", "demo"])
+def test_plates_have_unique_colors_and_nothing_overlaps_or_leaves_the_picture(split: Split) -> None:
+    for index in range(60):
+        items = make_scene("code", split, index).frames[0]
+        assert all(i.box[0] > 0 and i.box[1] > 0 and i.box[2] < 448 and i.box[3] < 448 for i in items)
         plates = [item.color for item in items if item.kind == "plate"]
         assert len(set(plates)) == len(plates)
         pixels = np.zeros((448, 448), int)

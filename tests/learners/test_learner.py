@@ -84,6 +84,16 @@ def test_imitation_learns_the_demonstration(model: Model, store: MediaStore) -> 
     assert last < 0.5 * first
 
 
+def test_rates_rise_stay_and_fall_to_the_end_of_the_phase(model: Model, store: MediaStore) -> None:
+    settings = LearnerSettings(lr=1e-3, warmup=2, decay=4)
+    group, rates = Group("t", (episode(model, store, 0),)), []
+    for learner in (Learner(model, store, settings, steps=8), Learner(model, store, settings)):
+        for _ in range(8):
+            learner.update([group])
+            rates.append(1e3 * learner.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25, *[0.5], *[1] * 7])
+
+
 def test_policy_gradient_moves_probability_to_the_better_rollout(model: Model, store: MediaStore) -> None:
     learner = Learner(model, store, LearnerSettings(loss="grpo", lr=1e-3, warmup=1))
     good, bad = episode(model, store, 0, "K"), episode(model, store, 0, "A")
