@@ -119,13 +119,14 @@ class CodeFamily:
             has_read, left = True, left - 1
 
     def thought(self, scene: Scene) -> str:
-        """The colour to look for."""
-        return f"Look for {scene.asked}."
+        """The colour to look for and where it is: in the words of the captions, so that what they teach is used here."""
+        return f"Look for {scene.asked}. {show(scene.grid_box(scene.find('plate', scene.asked).box))}."
 
     def captions(self, scene: Scene, rng: np.random.Generator) -> list[Dialogue]:
-        """For each plate a dialogue that asks where it is."""
+        """One dialogue that asks where each plate is, in random order."""
         plates = [item for item in scene.frames[0] if item.kind == "plate"]
-        return [[(f"Where is the {p.color} plate?", show(scene.grid_box(p.box)))] for p in plates]
+        asked = [plates[i] for i in rng.permutation(len(plates))]
+        return [[(f"Where is the {p.color} plate?", show(scene.grid_box(p.box))) for p in asked]]
 
     def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:
         """The spot of the asked colour that is shaped most like a plate: wide, and filling its box."""

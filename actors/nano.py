@@ -46,8 +46,8 @@ _ERRORS = [
     "over_budget", "no_text", "no_segment", "no_change", "no_motion", "lost_at_once", "unknown_query", "unknown_text",
 ]  # fmt: skip
 _PHRASES = [
-    "What is the code on the ", " plate?", "What is the code while the lamp is ", "?", "Where is the",
-    "When is the lamp ", "Look for ", ". ", "Repeat ", "[", "]", " ", ".", ",",
+    "What is the code on the ", " plate?", "What is the code while the lamp is ", "?", "Where is the ",
+    "When is the lamp ", "Where is the plate?", "Look for ", ". ", "Repeat ", "[", "]", " ", ".", ",",
 ]  # fmt: skip
 COLORS = ("red", "green", "blue", "yellow", "orange", "purple", "cyan", "pink")
 KINDS = ("plate", "shape", "lamp")

@@ -119,7 +119,7 @@ class Family(Protocol):
         ...
 
     def captions(self, scene: Scene, rng: np.random.Generator) -> list[Dialogue]:
-        """Dialogues without calls, numbers from GRID; no answer gives away a later one."""
+        """Dialogues without calls, numbers from GRID; what they ask is in the picture, not in an earlier answer."""
         ...
 
     def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:

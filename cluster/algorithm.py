@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import ray.rllib.algorithms.algorithm as rllib
 from ray.actor import ActorHandle
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -60,9 +61,8 @@ class RolloutActor(EnvRunner):
         assert self.runner is not None
 
     def get_spaces(self) -> dict[str, Any]:
-        """Seam: `Algorithm.setup` asks for spaces though there is no gym environment."""
-        config = self.config
-        return {"default_policy": (config.observation_space, config.action_space)}
+        """Seam: abstract in EnvRunner; `RolloutGroup` answers for the actors."""
+        return spaces(self.config)
 
     def get_state(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Seam: RLlib collects connector states; there are none."""
@@ -76,6 +76,23 @@ class RolloutActor(EnvRunner):
 
     def __repr__(self) -> str:
         return f"Rollout({self.worker_index})"
+
+
+class RolloutGroup(EnvRunnerGroup):
+    """Seam: `Algorithm.setup` asks an actor for spaces and waits for it without a deadline; there is no gym environment, so
+    the answer is known here, and the first wait for an actor is ours (`PixelisAlgorithm.look`)."""
+
+    def get_spaces(self) -> dict[str, Any]:
+        """What an actor would say."""
+        return spaces(self._remote_config)
+
+
+rllib.EnvRunnerGroup = RolloutGroup  # type: ignore[misc]  # `Algorithm.setup` makes the group by this name
+
+
+def spaces(config: AlgorithmConfig) -> dict[str, Any]:
+    """Observation and action space as RLlib wants to be told; nothing reads them."""
+    return {"default_policy": (config.observation_space, config.action_space)}
 
 
 class PixelisConfig(AlgorithmConfig):

@@ -20,6 +20,7 @@ from pixelis.cluster.config import RunConfig, load
 from pixelis.cluster.pretrain import backbone
 from pixelis.cluster.run import RUNS, train
 from pixelis.cluster.track import read_summary
+from pixelis.memory import checkpoint
 
 SEEDS = (0, 1, 2)
 ARMS = ("sft", "rft", "sft_more", "no_tools")
@@ -62,10 +63,13 @@ def name(arm: str, seed: int) -> str:
 
 
 def equal_steps(seed: int) -> int:
-    """Imitation steps that cost as many CPU-seconds as the seed's `rft` took, at the price that its `sft` paid."""
-    sft = read_summary(RUNS / name("sft", seed))["phases"]["sft"]
-    rft = read_summary(RUNS / name("rft", seed))["phases"]["rft"]
-    return max(1, round(sft["steps"] * rft["cpu_s"] / sft["cpu_s"]))
+    """Imitation steps that cost, with an evaluation, as many CPU-seconds as the seed's `rft` took: at the price of the last
+    steps of its `sft`."""
+    sft, rft = (read_summary(RUNS / name(arm, seed))["phases"][arm] for arm in ("sft", "rft"))
+    saved = sorted((RUNS / name("sft", seed) / "checkpoints" / "sft").glob("step-*"))[-2:]
+    (steps, spent), (more, end) = ((s["loop"]["step"], s["spent"]["cpu_s"]) for s in (checkpoint.load(p).state for p in saved))
+    price, evaluation = (end - spent) / (more - steps), sft["cpu_s"] - end
+    return max(1, round((rft["cpu_s"] - evaluation) / price))
 
 
 def rows(arm: str, seed: int) -> Iterator[dict[str, Any]]:

@@ -66,6 +66,15 @@ def mp4(frames: list[np.ndarray], rate: int = 10) -> bytes:
     return out.getvalue()
 
 
+def rectangles(seed: int, side: int) -> np.ndarray:
+    """A side x side gray picture with six coloured rectangles that depend on `seed`."""
+    rng = np.random.default_rng(seed)
+    pixels = blank(side, side)
+    for x, y in rng.integers(0, side - 40, (6, 2)).tolist():
+        cv2.rectangle(pixels, (x, y), (x + 38, y + 30), rng.integers(0, 256, 3).tolist(), -1)
+    return pixels
+
+
 def moving_square(frames: int = 12, step: int = 6) -> tuple[list[np.ndarray], list[tuple[int, int, int, int]]]:
     """A textured square on a soft ground that moves right by `step` a frame, and its boxes."""
     rng = np.random.default_rng(3)

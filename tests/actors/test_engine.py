@@ -13,7 +13,7 @@ from pixelis.memory.model import FeatureCache, Model
 from pixelis.memory.trajectory import Trajectory, Turn
 from pixelis.tools.frame import View
 from pixelis.tools.media import MediaStore
-from tests.pictures import png
+from tests.fakes_media import png, rectangles
 
 SIZE = 224
 
@@ -31,7 +31,7 @@ def store() -> MediaStore:
 
 def dialogue(model: Model, store: MediaStore, episode: int, turns: int) -> list[tuple[list[int], list[View]]]:
     """What the environment adds before each turn of one episode: a picture first, then text or a crop."""
-    source = store.put(png(episode, SIZE))
+    source = store.put(png(rectangles(episode, SIZE)))
     encode, layout = Renderer(model).encode, model.layout
     whole = View(source, (0, 0, SIZE, SIZE))
     added = [([*encode("<|im_start|>user\n"), *layout.placeholders(whole), *encode("List the plates.")], [whole])]

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from pixelis.actors.scene import Scene
+from pixelis.actors.scene import Scene, show
 from pixelis.actors.teacher import LENGTHS, Step, Teacher, texts_read, verify
 from pixelis.actors.world import FAMILIES, GRID, make_scene
 from pixelis.tools.call import ToolResult
@@ -63,9 +63,11 @@ def test_chains_differ_and_use_what_the_family_needs(family: str) -> None:
 
 
 @BOTH
-def test_only_the_first_step_thinks_and_it_names_the_color(family: str) -> None:
+def test_only_the_first_step_thinks_and_says_what_it_finds(family: str) -> None:
+    """Where the plate of the asked colour is; or the lamp's colours up to the asked one."""
     for scene, steps, _ in recited(family):
-        assert steps[0].thought.startswith(f"Look for {scene.asked}.") and steps[0].thought.endswith(f"{scene.asked}.")
+        found = show(scene.grid_box(scene.find("plate", scene.asked).box)) if family == "code" else scene.asked
+        assert steps[0].thought.startswith(f"Look for {scene.asked}.") and steps[0].thought.endswith(f"{found}.")
         assert not any(step.thought for step in steps[1:])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pixelis.actors import nano
 from pixelis.cluster.config import load
 from pixelis.cluster.run import train_all
 from pixelis.memory.checkpoint import latest
@@ -81,6 +82,20 @@ def test_a_resumed_run_equals_the_uninterrupted_one(run: Path, untrained: Path) 
     for file in ("model", "optimizer"):
         assert set(one.tensors[file]) == set(other.tensors[file])
         assert all((one.tensors[file][k] == other.tensors[file][k]).all() for k in one.tensors[file])
+
+
+def test_a_blind_policy_is_refused_before_the_first_step(workplace: Path, tmp_path: Path) -> None:
+    """A start policy whose picture is lost on its way to the language model."""
+    model = nano.build(0)
+    for name, weight in model.net.model.visual.named_parameters():
+        if "merger" in name:
+            weight.data.zero_()
+    model.save(tmp_path / "blind")
+    command = [sys.executable, "-m", "pixelis.cluster.cli", "train", str(CONFIGS / "tiny_sft.toml")]
+    sets = ["--set", f"start={tmp_path / 'blind'}", "--set", "name=blind"]
+    done = subprocess.run([*command, *sets], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 2 and "does not see" in done.stderr and "Traceback" not in done.stderr
+    assert not (workplace / "runs" / "blind" / "metrics.jsonl").exists()
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_resume_continues(untrained: Path, workplace: Path) -> None:

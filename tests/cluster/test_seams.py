@@ -48,6 +48,13 @@ def test_no_rollout_actor_lives_in_the_driver(algorithm: PixelisAlgorithm) -> No
     assert algorithm.crew.actors.healthy() == [1, 2]
 
 
+def test_setup_waits_for_no_actor(algorithm: PixelisAlgorithm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spaces that `Algorithm.setup` asks for come from the config, not from an actor that may never start."""
+    group = algorithm.env_runner_group
+    monkeypatch.setattr(group, "foreach_env_runner", None)
+    assert algorithm.spaces == group.get_spaces()
+
+
 def test_train_runs_our_training_step_and_reports(algorithm: PixelisAlgorithm) -> None:
     result = algorithm.train()
     assert result["training_iteration"] == algorithm.loop.step == 1

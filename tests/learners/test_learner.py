@@ -15,7 +15,7 @@ from pixelis.memory.model import FeatureCache, Model
 from pixelis.memory.trajectory import Group, Trajectory, Turn
 from pixelis.tools.frame import View
 from pixelis.tools.media import MediaStore
-from tests.pictures import png
+from tests.fakes_media import png, rectangles
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def store() -> MediaStore:
 
 def episode(model: Model, store: MediaStore, number: int, text: str = "K7P", **changes: object) -> Trajectory:
     """Two turns with a picture each: a call, its observation with a crop, an answer."""
-    source, renderer = store.put(png(number, 224)), Renderer(model)
+    source, renderer = store.put(png(rectangles(number, 224))), Renderer(model)
     whole, crop = View(source, (0, 0, 224, 224)), View(source, (10, 10, 120, 60))
     shown = model.layout.placeholders
     ask = (*renderer.encode("<|im_start|>user\n"), *shown(whole), *renderer.encode("List the plates."))
