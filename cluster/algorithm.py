@@ -87,9 +87,6 @@ class RolloutGroup(EnvRunnerGroup):
         return spaces(self._remote_config)
 
 
-rllib.EnvRunnerGroup = RolloutGroup  # type: ignore[misc]  # `Algorithm.setup` makes the group by this name
-
-
 def spaces(config: AlgorithmConfig) -> dict[str, Any]:
     """Observation and action space as RLlib wants to be told; nothing reads them."""
     return {"default_policy": (config.observation_space, config.action_space)}
@@ -175,7 +172,12 @@ class PixelisAlgorithm(Algorithm):
 
     def setup(self, config: PixelisConfig) -> None:  # type: ignore[override]
         """Actors up, then our loop around them."""
-        super().setup(config)
+        # `Algorithm.setup` makes the group by this name; put back after, for other algorithms in this process
+        stock, rllib.EnvRunnerGroup = rllib.EnvRunnerGroup, RolloutGroup  # type: ignore[misc]
+        try:
+            super().setup(config)
+        finally:
+            rllib.EnvRunnerGroup = stock  # type: ignore[misc]
         group, learners, run = self.env_runner_group, self.learner_group, config.run
         assert group is not None and run is not None and isinstance(learners, LearnerGroup)
         self.run_config, self.group, self.learners = run, group, learners

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import ray
+import ray.rllib.algorithms.algorithm as rllib
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
-from pixelis.cluster.algorithm import PixelisAlgorithm, PixelisConfig
+from pixelis.cluster.algorithm import PixelisAlgorithm, PixelisConfig, RolloutGroup
 from pixelis.cluster.config import load
 from pixelis.cluster.crew import Bug
 from pixelis.cluster.job import Job
@@ -51,8 +53,13 @@ def test_no_rollout_actor_lives_in_the_driver(algorithm: PixelisAlgorithm) -> No
 def test_setup_waits_for_no_actor(algorithm: PixelisAlgorithm, monkeypatch: pytest.MonkeyPatch) -> None:
     """The spaces that `Algorithm.setup` asks for come from the config, not from an actor that may never start."""
     group = algorithm.env_runner_group
+    assert isinstance(group, RolloutGroup)
     monkeypatch.setattr(group, "foreach_env_runner", None)
     assert algorithm.spaces == group.get_spaces()
+
+
+def test_other_algorithms_of_this_process_keep_their_group(algorithm: PixelisAlgorithm) -> None:
+    assert rllib.EnvRunnerGroup is EnvRunnerGroup
 
 
 def test_train_runs_our_training_step_and_reports(algorithm: PixelisAlgorithm) -> None:
