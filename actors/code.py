@@ -1,9 +1,7 @@
 """The code family: read the text on the plate of a named colour.
 
 The plates' text is 3 px tall in the thumbnail that the policy sees: it must be read by a tool. In full scope textless
-shapes of similar area stand among the plates; in about half of the scenes one has the asked colour. In demo scope half of
-the scenes have their plates in rows and columns: with few plates in random places one side of a box gives away the
-others, and a policy that learned this instead of the colour fails among many (docs/decisions.md).
+shapes of similar area stand among the plates; in about half of the scenes one has the asked colour.
 """
 
 import numpy as np
@@ -38,7 +36,6 @@ from pixelis.tools.handle import Workspace
 
 SIDE = 448
 GAP = 9  # pixels between items
-LATTICE, JITTER = 0.5, 7  # share of the demonstrated scenes whose plates share rows and columns, within so many pixels
 TEXT = 0.65  # 3 px tall in the thumbnail: controls.py reads 3 % (8 % at 0.7)
 
 
@@ -60,8 +57,7 @@ class CodeFamily:
         colors += shape_colors(rng, colors[0], shapes)
         codes = list(dict.fromkeys(draw_code(rng) for _ in range(plates * 2)))[:plates]
         texts = [*codes, *[None] * shapes]
-        corners = lattice(rng, sizes) if scope == "demo" and rng.random() < LATTICE else place(rng, sizes, SIDE, GAP)
-        boxes: list[Rect] = [(x, y, x + w, y + h) for (x, y), (w, h) in zip(corners, sizes, strict=True)]
+        boxes: list[Rect] = [(x, y, x + w, y + h) for (x, y), (w, h) in zip(place(rng, sizes, SIDE, GAP), sizes, strict=True)]
         items = [Item(*fields) for fields in zip(kinds, colors, texts, boxes, strict=True)]
         pixels = background(rng, SIDE)
         for item in items:
@@ -133,24 +129,6 @@ class CodeFamily:
         spots = [(box, fill) for box, fill in blobs(views[0], COLORS[asked]) if box[2] - box[0] > 14]
         plates = [(box, fill) for box, fill in spots if 1.6 * (box[3] - box[1]) < box[2] - box[0] < 30]
         return (0, max(plates, key=lambda spot: spot[1])[0]) if plates else None
-
-
-def lattice(rng: np.random.Generator, sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Top-left corners of up to four plates (w, h) that share columns and rows, within JITTER pixels.
-
-    Neither side of a plate tells which one it is: each must be looked up by the colour.
-    """
-    w, h = (max(side) + 2 * JITTER + GAP for side in zip(*sizes, strict=True))
-    xs, ys = (apart(rng, SIDE - GAP - step, step) for step in (w, h))
-    cells = [(x, y) for x in xs for y in ys]
-    chosen = [cells[i] for i in rng.permutation(len(cells))[: len(sizes)]]
-    return [(x + int(rng.integers(2 * JITTER + 1)), y + int(rng.integers(2 * JITTER + 1))) for x, y in chosen]
-
-
-def apart(rng: np.random.Generator, room: int, step: int) -> tuple[int, int]:
-    """Two numbers from GAP to ``room``, at least ``step`` apart."""
-    low, high = sorted(int(v) for v in rng.integers(room - GAP - step + 1, size=2))
-    return GAP + low, GAP + high + step
 
 
 def plate_size(rng: np.random.Generator) -> tuple[int, int]:

@@ -27,8 +27,8 @@ class TaskSettings:
 
     families: tuple[str, ...] = ("code", "clip")
     split: Split = "demo"
-    scenes: int = 4000
-    """Questions over all families; 0 for no end (every step asks new ones)."""
+    scenes: dict[str, int] = field(default_factory=dict)
+    """Scenes of each family, in turns while both have some; empty for no end (every step asks new ones)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,13 +236,15 @@ def _check(config: RunConfig) -> None:
         ("rollout.actors", config.rollout.actors, 1), ("rollout.groups", config.rollout.groups, 1),
         ("rollout.group", config.rollout.group, 1), ("stop.steps", config.stop.steps, 1), ("eval.n", config.eval.n, 0),
         ("replay.steps_per_call", config.replay.steps_per_call, 1),
-        ("save_every", config.save_every, 1), ("tasks.scenes", config.tasks.scenes, 0),
+        ("save_every", config.save_every, 1), *((f"tasks.scenes.{name}", n, 1) for name, n in config.tasks.scenes.items()),
     ):  # fmt: skip
         if value < least:
             raise ConfigError(f"{name}: {value} is below {least}")
-    demos = config.tasks.scenes // len(config.tasks.families)
-    if config.tasks.split == "demo" and not 0 < demos <= 2000:
-        raise ConfigError(f"tasks.scenes: the demo split has at most 2000 scenes a family, {demos} asked for")
+    scenes = config.tasks.scenes
+    if scenes and set(scenes) != set(config.tasks.families):
+        raise ConfigError(f"tasks.scenes: name each of {', '.join(config.tasks.families)}, not {', '.join(scenes)}")
+    if config.tasks.split == "demo" and not 0 < max(scenes.values(), default=0) <= 2000:
+        raise ConfigError(f"tasks.scenes: the demo split has 1 to 2000 scenes a family, {scenes or 'no end'} asked for")
     if config.replay.mode == "epochs" and not all(stage.batch for stage in config.replay.mixture):
         raise ConfigError('replay.mixture: each stage needs a batch, like {until = 100, batch = {"code" = 8, "clip" = 8}}')
     if config.phase == "sft" and (config.replay.mode, config.learner.loss) != ("epochs", "imitation"):

@@ -67,7 +67,7 @@ def _one_by_one(
 ) -> Iterator[Receipt]:
     from pixelis.cluster.runner import Runner
 
-    tasks = TaskSettings(families, split, 0)
+    tasks = TaskSettings(families, split)
     config = RunConfig("eval", "sft", start=str(checkpoint), tasks=tasks, replay=ReplaySettings("epochs"))
     runner, done = Runner(config, root, None), 0
     for job in jobs(n, len(families), split):

@@ -57,7 +57,7 @@ class Loop:
     def jobs(self) -> list[Job]:
         """The next questions, split evenly over the actors; none when the phase has no more."""
         settings, tasks = self.config.rollout, self.config.tasks
-        count = min(settings.groups, tasks.scenes - self.asked) if tasks.scenes else settings.groups
+        count = min(settings.groups, sum(tasks.scenes.values()) - self.asked) if tasks.scenes else settings.groups
         indices = range(self.asked, self.asked + count)
         kind: Kind = "recite" if self.config.phase == "sft" else "sample"
         epoch = 0 if kind == "recite" else self.published.version[0]  # a teacher recites the same after a resume

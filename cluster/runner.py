@@ -81,7 +81,8 @@ class Runner:
 
     def _worker(self, split: Split) -> RolloutWorker:
         if split not in self._workers:
-            source = TaskSource(self.config.tasks.families, split, self.store)
+            tasks = self.config.tasks
+            source = TaskSource(tasks.families, split, self.store, tasks.scenes if split == tasks.split else None)
             box = next((w.toolbox for w in self._workers.values()), None) or Toolbox(self.store)
             self._workers[split] = RolloutWorker(
                 source, box, Renderer(self.engine.model), self.engine, self.config.rollout, self.config.seed
