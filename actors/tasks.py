@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import count, islice
 
 from pixelis.actors.scene import Scene
 from pixelis.actors.world import Split, make_scene
@@ -12,7 +13,7 @@ from pixelis.tools.media import MediaStore
 
 
 class TaskSource:
-    """Scenes of one split. Index i asks family i mod F for its scene i div F, so a range holds every family equally.
+    """Scenes of one split by index: the families in turns, a family named twice has two turns in a round.
 
     With `scenes`, the scenes of each family, a family that has no more is passed over.
 
@@ -38,12 +39,26 @@ class TaskSource:
         return self.scene(index).task
 
     def _render(self, index: int) -> Scene:
-        number, place = self._turns[index] if self._turns else divmod(index, len(self.families))
-        scene = make_scene(self.families[place], self.split, number)
+        family, number = self._turns[index] if self._turns else turn(self.families, index)
+        scene = make_scene(family, self.split, number)
         self.store.put(scene.media)
         return scene
 
 
-def turns(families: Sequence[str], scenes: Mapping[str, int]) -> list[tuple[int, int]]:
-    """(scene, place of its family) in the order they are asked."""
-    return sorted((number, place) for place, name in enumerate(families) for number in range(scenes[name]))
+def turn(families: Sequence[str], index: int) -> tuple[str, int]:
+    """Whose turn an index is, and which of its scenes is asked.
+
+    Example:
+        >>> [turn(("code", "code", "clip"), i) for i in range(4)]
+        [('code', 0), ('code', 1), ('clip', 0), ('code', 2)]
+    """
+    rounds, place = divmod(index, len(families))
+    family = families[place]
+    return family, rounds * families.count(family) + families[:place].count(family)
+
+
+def turns(families: Sequence[str], scenes: Mapping[str, int]) -> list[tuple[str, int]]:
+    """All turns while any family has scenes left."""
+    asked = (turn(families, index) for index in count())
+    live = ((family, number) for family, number in asked if number < scenes[family])
+    return list(islice(live, sum(scenes.values())))

@@ -26,6 +26,7 @@ class TaskSettings:
     """Which questions a run asks."""
 
     families: tuple[str, ...] = ("code", "clip")
+    """In turns; a family named twice has two turns in a round. Evaluation asks all equally."""
     split: Split = "demo"
     scenes: dict[str, int] = field(default_factory=dict)
     """Scenes of each family, in turns while both have some; empty for no end (every step asks new ones)."""

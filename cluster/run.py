@@ -150,7 +150,7 @@ class Phase:
         return figures["success"] >= stop.gate
 
     def _evaluate(self, algorithm: PixelisAlgorithm, n: int, split: Split) -> Evaluation:
-        work = jobs(n, len(self.config.tasks.families), split)
+        work = jobs(n, len(set(self.config.tasks.families)), split)
         algorithm.loop.publish()
         return gather(algorithm.crew.run(work, algorithm.loop.published))
 

@@ -35,7 +35,7 @@ class Runner:
 
     def __init__(self, config: RunConfig, root: Path, shard: ActorHandle | None, version: Version = (0, 0)) -> None:
         self.config, self.root, self.shard, self._version = config, root, shard, version
-        self._workers: dict[str, RolloutWorker] = {}
+        self._workers: dict[tuple[Split, bool], RolloutWorker] = {}
         quiet()
 
     @cached_property
@@ -53,7 +53,7 @@ class Runner:
         """Do one job under the published weights. Groups are durable in the shard when the receipt comes back."""
         start = time.monotonic()
         self._pull(published)
-        worker = self._worker(job.split)
+        worker = self._worker(job.split, equally=job.kind == "evaluate")
         if job.kind == "evaluate":
             outcomes, trajectories = worker.evaluate(job.indices)
             episodes = encode([Group(t.task_id, (t,)) for t in trajectories]) if trajectories else b""
@@ -68,7 +68,7 @@ class Runner:
     def look(self, split: Split, published: Published | None = None) -> float:
         """Vision liveness: see `actors.liveness.check_vision`."""
         self._pull(published)
-        source = self._worker(split).source
+        source = self._worker(split, equally=True).source
         tasks = [source.gold(i).task for i in range(4 * len(source.families))]
         return check_vision(self.engine.model, Renderer(self.engine.model), self.store, tasks)
 
@@ -79,15 +79,17 @@ class Runner:
         flat = answer(published.ref[0], self.config.deadline, "weights")
         self.engine.load(unflatten(flat, published.plan), published.version, self.config.learner.train_vision)
 
-    def _worker(self, split: Split) -> RolloutWorker:
-        if split not in self._workers:
+    def _worker(self, split: Split, equally: bool) -> RolloutWorker:
+        """`equally`: every family as often as the others, however the run trains."""
+        if (split, equally) not in self._workers:
             tasks = self.config.tasks
-            source = TaskSource(tasks.families, split, self.store, tasks.scenes if split == tasks.split else None)
+            families = tuple(dict.fromkeys(tasks.families)) if equally else tasks.families
+            source = TaskSource(families, split, self.store, None if equally else tasks.scenes)
             box = next((w.toolbox for w in self._workers.values()), None) or Toolbox(self.store)
-            self._workers[split] = RolloutWorker(
+            self._workers[split, equally] = RolloutWorker(
                 source, box, Renderer(self.engine.model), self.engine, self.config.rollout, self.config.seed
             )
-        return self._workers[split]
+        return self._workers[split, equally]
 
 
 def sums_of(trajectories: Sequence[Trajectory], start: float) -> dict[str, float]:

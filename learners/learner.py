@@ -38,7 +38,7 @@ class LearnerSettings:
     clip: float = 1.0
     """Largest gradient norm."""
     train_vision: bool = False
-    micro_tokens: int = 2400
+    micro_tokens: int = 1200
     """Padded tokens in one forward."""
     advantage_floor: float = 0.1
     """Added to the standard deviation of a group's rewards."""
