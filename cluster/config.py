@@ -29,7 +29,7 @@ class TaskSettings:
     """In turns; a family named twice has two turns in a round. Evaluation asks all equally."""
     split: Split = "demo"
     scenes: dict[str, int] = field(default_factory=dict)
-    """Scenes of each family, in turns while both have some; empty for no end (every step asks new ones)."""
+    """Scenes of each family; one that has none left is passed over. Empty for no end (every step asks new ones)."""
 
 
 @dataclass(frozen=True, slots=True)

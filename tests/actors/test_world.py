@@ -1,6 +1,5 @@
 """PixelWorld: same seed same bytes, splits apart, scopes kept, text that the real recogniser reads."""
 
-
 import numpy as np
 import pytest
 
