@@ -68,12 +68,16 @@ class Engine(Protocol):
 class _Slots:
     """Keys and values of B rows in preallocated memory; the layers of the network write into it through `update`."""
 
-    def __init__(self, model: Model, rows: int, used: int, room: int) -> None:
+    def __init__(self, layers: list[tuple[Tensor, Tensor]], used: int) -> None:
+        self.layers, self.used = layers, used
+
+    @classmethod
+    def empty(cls, model: Model, rows: int, used: int, room: int) -> _Slots:
+        """Zeros for `used` columns that are about to be filled and `room` more."""
         text: Any = model.net.config.text_config
         shape = (rows, text.num_key_value_heads, used + room, text.head_dim)
         like = model.net.model.language_model.embed_tokens.weight
-        self.layers = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(text.num_hidden_layers)]
-        self.used = used
+        return cls([(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(text.num_hidden_layers)], used)
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Append the columns of one layer; returns all columns so far."""
@@ -82,6 +86,18 @@ class _Slots:
         held_keys[:, :, self.used : end] = keys
         held_values[:, :, self.used : end] = values
         return held_keys[:, :, :end], held_values[:, :, :end]
+
+    def some(self, rows: Tensor) -> _Slots:
+        """A copy of the rows that a mask [B] names."""
+        return _Slots([(keys[rows], values[rows]) for keys, values in self.layers], self.used)
+
+    def take_back(self, other: _Slots, rows: Tensor, begin: int) -> None:
+        """The columns of `rows` from `begin` on, as `other` has gone on with them."""
+        self.used = other.used
+        for held, new in zip(self.layers, other.layers, strict=True):
+            for mine, theirs in zip(held, new, strict=True):
+                if mine is not theirs:
+                    mine[rows, :, begin : other.used] = theirs[:, :, begin : other.used]
 
     def get_seq_length(self, layer: int = 0) -> int:
         """Columns in use (asked for by transformers)."""
@@ -123,8 +139,8 @@ class TransformersEngine:
         done: dict[int, Completion] = {}
         for number, indices in waiting.items():
             some = [requests[i] for i in indices]
-            bank, logits = self._open(some) if number < 0 else self._extend(self._banks.pop(number), some)
-            done.update(zip(indices, self._decode(bank, some, logits), strict=True))
+            bank, *start = self._open(some) if number < 0 else self._extend(self._banks.pop(number), some)
+            done.update(zip(indices, self._decode(bank, some, *start), strict=True))
             self._next_bank += 1
             self._banks[self._next_bank] = bank
             self._bank_of.update(dict.fromkeys(bank.sessions, self._next_bank))
@@ -137,12 +153,15 @@ class TransformersEngine:
         alive = set(self._bank_of.values())
         self._banks = {number: bank for number, bank in self._banks.items() if number in alive}
 
-    def _open(self, requests: list[Request]) -> tuple[_Bank, Tensor]:
-        """Read prompts, each distinct one once, and give every session its own row."""
+    def _open(self, requests: list[Request]) -> tuple[_Bank, Tensor, Tensor]:
+        """Read prompts, each distinct one once, and give every session its own row.
+
+        Returns the rows, and of each the scores [B, vocabulary] and the rope position [B] of its next token.
+        """
         room = max(r.max_tokens for r in requests)
         prompts = list(dict.fromkeys((r.tokens, r.views) for r in requests))
         width = max(len(tokens) for tokens, _ in prompts)
-        slots = _Slots(self.model, len(prompts), 0, width)
+        slots = _Slots.empty(self.model, len(prompts), 0, width)
         tokens, views = [tokens for tokens, _ in prompts], [views for _, views in prompts]
         ids, places, valid = self._padded(tokens, views, [0] * len(prompts))
         causal = torch.ones(width, width, dtype=torch.bool).tril().expand(len(prompts), 1, -1, -1)
@@ -153,9 +172,9 @@ class TransformersEngine:
         index = {prompt: i for i, prompt in enumerate(prompts)}
         rows = [index[(r.tokens, r.views)] for r in requests]
         bank = _Bank([], slots, valid, [len(tokens) for tokens, _ in prompts])
-        return self._packed(bank, rows, [r.session for r in requests], room), last[rows]
+        return self._packed(bank, rows, [r.session for r in requests], room), last[rows], _after(places, valid)[rows]
 
-    def _extend(self, bank: _Bank, requests: list[Request]) -> tuple[_Bank, Tensor]:
+    def _extend(self, bank: _Bank, requests: list[Request]) -> tuple[_Bank, Tensor, Tensor]:
         """Feed what the environment added since the last turn; rows of closed sessions are left behind."""
         row = {session: i for i, session in enumerate(bank.sessions)}
         rows = [row[r.session] for r in requests]
@@ -173,7 +192,7 @@ class TransformersEngine:
         hidden = self.model.hidden(ids, places, self.features.get(views), mask, bank.slots)
         bank.slots.used, bank.valid = before + chunk, seen
         bank.lengths = [len(r.tokens) for r in requests]
-        return bank, self.model.logits(hidden[torch.arange(len(requests)), valid.sum(1) - 1])
+        return bank, self.model.logits(hidden[torch.arange(len(requests)), valid.sum(1) - 1]), _after(places, valid)
 
     def _shown(self, tokens: Sequence[int]) -> int:
         return sum(t == self.model.layout.start for t in tokens)
@@ -199,7 +218,7 @@ class TransformersEngine:
         counts = valid.sum(1)
         used = int(counts.max())
         order = valid.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :used]
-        slots = _Slots(self.model, len(rows), used, room)
+        slots = _Slots.empty(self.model, len(rows), used, room)
         index = torch.tensor(rows)[:, None], order
         for (keys, values), (old_keys, old_values) in zip(slots.layers, bank.slots.layers, strict=True):
             keys[:, :, :used] = old_keys.transpose(1, 2)[index].transpose(1, 2)
@@ -207,38 +226,45 @@ class TransformersEngine:
         packed = torch.arange(used)[None] < counts[:, None]
         return _Bank(sessions, slots, packed, [bank.lengths[i] for i in rows])
 
-    def _decode(self, bank: _Bank, requests: list[Request], logits: Tensor) -> list[Completion]:
+    def _decode(self, bank: _Bank, requests: list[Request], logits: Tensor, places: Tensor) -> list[Completion]:
         """Sample until every row has stopped. The last sampled token is fed too, so the row is ready to go on."""
-        steps = max(r.max_tokens for r in requests)
+        count, steps, begin = len(requests), max(r.max_tokens for r in requests), bank.slots.used
         draws = torch.from_numpy(np.stack([_uniform(r.seed, steps) for r in requests]))
         heat = torch.tensor([r.temperature for r in requests])
         limit = torch.tensor([r.max_tokens for r in requests])
-        place = torch.tensor([self._next_place(r) for r in requests])
         stop = torch.tensor(sorted(self.stop))
-        live = torch.ones(len(requests), dtype=torch.bool)
-        taken, logs, lives = [], [], []
+        tokens, logs = torch.zeros(count, steps, dtype=torch.long), torch.zeros(count, steps)
+        bank.valid = torch.cat([bank.valid, torch.zeros(count, steps, dtype=torch.bool)], dim=1)
+        live, rows, slots = torch.ones(count, dtype=torch.bool), torch.arange(count), bank.slots
         for step in range(steps):
-            token, log = _sample(logits, heat, draws[:, step])
-            taken.append(token)
-            logs.append(log)
-            lives.append(live)
-            bank.valid = torch.cat([bank.valid, live[:, None]], dim=1)
-            live = live & ~torch.isin(token, stop) & (step + 1 < limit)
-            mask = bank.valid[:, None, None, :].clone()
+            token, log = _sample(logits, heat[rows], draws[rows, step])
+            tokens[rows, step], logs[rows, step] = token, log
+            bank.valid[rows, begin + step] = live[rows]
+            live[rows] &= ~torch.isin(token, stop) & (step + 1 < limit[rows])
+            mask = bank.valid[rows, None, None, : begin + step + 1]
             mask[..., -1] = True
-            places = (place + step)[None, :, None].expand(3, -1, -1)
-            hidden = self.model.hidden(token[:, None], places, (), mask, bank.slots)
-            bank.slots.used += 1
+            where = (places[rows] + step)[None, :, None].expand(3, -1, -1)
+            hidden = self.model.hidden(token[:, None], where, (), mask, slots)
+            slots.used += 1
             if not live.any():
                 break
             logits = self.model.logits(hidden[:, 0])
-        counts = torch.stack(lives).sum(0).tolist()
-        tokens, values = torch.stack(taken, 1).tolist(), torch.stack(logs, 1).tolist()
+            going = live[rows]
+            if 2 * going.sum() <= len(rows):  # a few long turns need not carry all the others
+                bank.slots.take_back(slots, rows, begin)
+                rows, slots, logits = rows[going], slots.some(going), logits[going]
+        bank.slots.take_back(slots, rows, begin)
+        counts = bank.valid[:, begin:].sum(1).tolist()
+        bank.valid = bank.valid[:, : slots.used]
         bank.lengths = [length + n for length, n in zip(bank.lengths, counts, strict=True)]
-        return [Completion(tuple(t[:n]), tuple(v[:n]), self.version) for t, v, n in zip(tokens, values, counts, strict=True)]
+        taken = zip(tokens.tolist(), logs.tolist(), counts, strict=True)
+        return [Completion(tuple(t[:n]), tuple(v[:n]), self.version) for t, v, n in taken]
 
-    def _next_place(self, request: Request) -> int:
-        return int(self.model.layout.positions(request.tokens, request.views)[:, -1].max()) + 1
+
+def _after(places: Tensor, valid: Tensor) -> Tensor:
+    """The rope position [B] that follows the last valid one of places [3, B, S]."""
+    last = places[:, torch.arange(len(valid)), valid.sum(1) - 1]
+    return last.amax(0) + 1
 
 
 def _uniform(seed: tuple[int, ...], count: int) -> np.ndarray:

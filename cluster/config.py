@@ -237,7 +237,8 @@ def _check(config: RunConfig) -> None:
         ("rollout.actors", config.rollout.actors, 1), ("rollout.groups", config.rollout.groups, 1),
         ("rollout.group", config.rollout.group, 1), ("stop.steps", config.stop.steps, 1), ("eval.n", config.eval.n, 0),
         ("replay.steps_per_call", config.replay.steps_per_call, 1),
-        ("save_every", config.save_every, 1), *((f"tasks.scenes.{name}", n, 1) for name, n in config.tasks.scenes.items()),
+        ("save_every", config.save_every, 1), ("learner.ranks", config.learner.ranks, 1),
+        *((f"tasks.scenes.{name}", n, 1) for name, n in config.tasks.scenes.items()),
     ):  # fmt: skip
         if value < least:
             raise ConfigError(f"{name}: {value} is below {least}")

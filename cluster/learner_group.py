@@ -1,11 +1,12 @@
-"""The learner in its own actor, behind the interface that RLlib's Algorithm asks of a learner group.
+"""The learner's ranks, an actor each, behind the interface that RLlib's Algorithm asks of a learner group.
 
-One rank for now. The actor takes its batches from the replay shard itself; the driver sees figures, versions and one
-flat array of weights.
+Every rank takes the batches from the replay shard itself and works on its part of them; the driver sees figures, versions
+and one flat array of weights, which are the same on all ranks.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,27 @@ from typing import Any
 import numpy as np
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from pixelis.cluster.config import RunConfig
 from pixelis.cluster.job import Published
-from pixelis.cluster.part import answer, quiet
+from pixelis.cluster.part import PartError, answer, quiet
 from pixelis.cluster.policy import put, resolve
 from pixelis.cluster.pool import Pool
 from pixelis.learners.learner import Learner
+from pixelis.learners.ranks import Ranks
 from pixelis.memory import checkpoint
 from pixelis.memory.model import Model
 from pixelis.memory.trajectory import Version
 from pixelis.memory.weights import Slot, flatten, slots
 from pixelis.tools.media import MediaStore
 
+PATIENCE = 5.0
+"""Seconds in which Ray notices that a process has died."""
+
 
 class LearnerPart:
-    """The inside of the learner actor: a `Learner`, its pool, and its checkpoints."""
+    """The inside of a learner actor: one rank's `Learner`, its pool, and its checkpoints."""
 
     def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int) -> None:
         quiet()
@@ -40,6 +46,16 @@ class LearnerPart:
         self.base = source.folder.resolve()
         self.learner = Learner(model, MediaStore(root / "media"), config.learner, (epoch, 0), config.stop.steps)
         self.pool = Pool(config.replay, config.seed, self._take)
+
+    def address(self) -> str:
+        """Where this process could listen."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+
+    def join(self, rank: int, size: int, address: str) -> None:
+        """Become one of `size` ranks; returns when all have met."""
+        self.learner.ranks = Ranks.join(rank, size, address, self.config.deadline)
 
     def update(self, stored: int, first: int, steps: int) -> list[dict[str, float]]:
         """Optimizer steps `first`, `first + 1`, ... on what the shard holds (`stored` groups in all); figures of each."""
@@ -86,7 +102,7 @@ class LearnerPart:
         """Groups beyond the checkpoint's cursor came from weights that no longer exist: dropped, and said so."""
         stored = self._ask_shard(self.shard.stats.remote())["groups"]
         self._ask_shard(self.shard.seek.remote(stored))
-        if stored > cursor:
+        if stored > cursor and self.learner.ranks.rank == 0:
             self._ask_shard(self.shard.drop.remote("sampled by weights that were lost", stored - cursor))
         return stored
 
@@ -102,7 +118,7 @@ class LearnerPart:
         return answer(ref, self.config.deadline, "replay shard")
 
     def __repr__(self) -> str:
-        return f"Learner({self.config.phase})"
+        return f"Learner({self.config.phase}, rank {self.learner.ranks.rank})"
 
 
 class LearnerGroup:
@@ -112,12 +128,17 @@ class LearnerGroup:
 
     def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int) -> None:
         self.config = config
-        self.actor: Any = ray.remote(num_cpus=1)(LearnerPart).remote(config, root, shard, epoch)
+        part: Any = ray.remote(num_cpus=1)(LearnerPart)
+        size = config.learner.ranks
+        self.actors = [part.remote(config, root, shard, epoch) for _ in range(size)]
         self._plan: tuple[Slot, ...] = ()
+        if size > 1:
+            where = self.actors[0].address.remote()
+            self.ask([actor.join.remote(rank, size, where) for rank, actor in enumerate(self.actors)])
 
     def begin_update(self, stored: int, first: int, steps: int) -> Any:
         """Start some optimizer steps; `ask` of what this returns gives the figures of each."""
-        return self.actor.update.remote(stored, first, steps)
+        return [actor.update.remote(stored, first, steps) for actor in self.actors]
 
     def update(self, stored: int, first: int, steps: int = 1) -> list[dict[str, float]]:
         """Some optimizer steps on what the shard holds."""
@@ -125,25 +146,31 @@ class LearnerGroup:
 
     def publish(self) -> Published:
         """The weights as they are now, for the rollout actors to pull when they are newer than theirs."""
-        self._plan = self._plan or self.ask(self.actor.plan.remote())
-        version = self.ask(self.actor.version.remote())
-        return Published(version, self._plan, (self.actor.weights.remote(),))
+        self._plan = self._plan or self.ask([self.actors[0].plan.remote()])
+        version = self.ask([self.actors[0].version.remote()])
+        return Published(version, self._plan, (self.actors[0].weights.remote(),))
 
-    def ask(self, ref: Any) -> Any:
-        """The result of a call on the learner, within the deadline."""
-        return answer(ref, self.config.deadline, "learner")
+    def ask(self, refs: list[Any]) -> Any:
+        """What the first of some ranks answers, when all have, within the deadline."""
+        try:
+            return answer(refs, self.config.deadline, "learner")[0]
+        except RayTaskError:
+            for rank, ref in enumerate(refs):  # a rank also fails when it misses one that died
+                if _died(ref):
+                    raise PartError(f"rank {rank} of the learner died") from None
+            raise
 
     def save(self, path: Path, state: dict[str, Any]) -> Path:
         """See `LearnerPart.save`."""
-        return self.ask(self.actor.save.remote(path, state))
+        return self.ask([self.actors[0].save.remote(path, state)])
 
     def restore(self, path: Path) -> dict[str, Any]:
         """See `LearnerPart.restore`."""
-        return self.ask(self.actor.restore.remote(path))
+        return self.ask([actor.restore.remote(path) for actor in self.actors])
 
     def export(self, folder: Path) -> Path:
         """See `LearnerPart.export`."""
-        return self.ask(self.actor.export.remote(folder))
+        return self.ask([self.actors[0].export.remote(folder)])
 
     # From here on: what `ray.rllib.algorithms.Algorithm` calls (ray.md 1). Checkpoints stay ours; RLlib only wraps them.
 
@@ -171,5 +198,16 @@ class LearnerGroup:
         return []
 
     def shutdown(self) -> None:
-        """End the actor."""
-        ray.kill(self.actor)
+        """End the actors."""
+        for actor in self.actors:
+            ray.kill(actor)
+
+
+def _died(ref: Any) -> bool:
+    try:
+        ray.get(ref, timeout=PATIENCE)
+    except (RayTaskError, GetTimeoutError):
+        return False
+    except RayActorError:
+        return True
+    return False

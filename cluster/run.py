@@ -228,7 +228,7 @@ def ray_session(configs: Sequence[RunConfig], dashboard: bool) -> Iterator[None]
     import ray
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    slots = max(config.rollout.actors for config in configs) + 1
+    slots = max(config.rollout.actors + config.learner.ranks for config in configs)
     workers = {"env_vars": {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}}
     # One slot for each part, however few cores there are: an actor that finds none would wait for ever, silently.
     here: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": slots, "include_dashboard": dashboard}
@@ -238,7 +238,7 @@ def ray_session(configs: Sequence[RunConfig], dashboard: bool) -> Iterator[None]
     try:
         free = ray.cluster_resources().get("CPU", 0)
         if free < slots:
-            raise ConfigError(f"rollout.actors: {slots - 1} actors and a learner need {slots} CPUs, the cluster has {free:g}")
+            raise ConfigError(f"rollout.actors and learner.ranks together need {slots} CPUs, the cluster has {free:g}")
         yield
     finally:
         ray.shutdown()

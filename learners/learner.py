@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pixelis.learners.advantage import advantages
 from pixelis.learners.batch import by_length, collate
-from pixelis.learners.loss import GrpoSettings, grpo, imitation
+from pixelis.learners.loss import TOLD, GrpoSettings, grpo, imitation
 from pixelis.learners.optimizer import make_optimizer
+from pixelis.learners.ranks import Ranks
 from pixelis.learners.reference import Reference, logprobs
 from pixelis.memory.model import FeatureCache, Features, Model
 from pixelis.memory.trajectory import Group, Trajectory, Version
@@ -26,6 +27,8 @@ class LearnerSettings:
     """How a phase turns groups into a step."""
 
     loss: Literal["imitation", "grpo"] = "imitation"
+    ranks: int = 1
+    """Processes that share each batch."""
     lr: float = 1.5e-3
     matrix_lr: float = 0.0
     """Muon's learning rate for hidden matrices; 0 leaves them to AdamW."""
@@ -61,6 +64,7 @@ class Learner:
     ) -> None:
         """`steps`: the length of the phase, at whose end `decay` lies (0: no end is known, so nothing decays)."""
         self.model, self.store, self.settings, self.version, self.steps = model, store, settings, version, steps
+        self.ranks = Ranks()
         model.net.model.visual.requires_grad_(settings.train_vision)
         self.parameters = [p for p in model.net.parameters() if p.requires_grad]
         self.optimizer, self._rates = make_optimizer(
@@ -77,18 +81,9 @@ class Learner:
         samples, figures = self._admit(groups)
         if not samples:
             return {**figures, "skipped": 1.0}
-        self.model.net.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        parts: list[tuple[float, dict[str, float]]] = []
-        micro = list(by_length([s.trajectory for s in samples], self.settings.micro_tokens))
-        total = sum(int(s.trajectory.mask.sum()) for s in samples)
-        for indices in micro:
-            loss, count, told = self._loss([samples[i] for i in indices])
-            (loss * (count / total)).backward()
-            parts.append((count / total, {**told, "loss": float(loss.detach())}))
+        figures |= self._gradient(samples)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
-        figures |= {key: sum(share * told[key] for share, told in parts) for key in parts[0][1]}
-        figures |= {"grad_norm": float(norm), "tokens": float(total), "step": float(self.version[1])}
+        figures |= {"grad_norm": float(norm), "step": float(self.version[1])}
         if not (np.isfinite(figures["loss"]) and torch.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             return {**figures, "skipped": 1.0, "non_finite": 1.0}
@@ -98,6 +93,27 @@ class Learner:
         self.optimizer.step()
         self.version = (self.version[0], step)
         return {**figures, "skipped": 0.0, "non_finite": 0.0}
+
+    def _gradient(self, samples: list[Sample]) -> dict[str, float]:
+        """The gradient of all samples, each rank working on its part of them; the figures of the loss."""
+        self.model.net.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        mine = self.ranks.mine(sorted(samples, key=lambda s: len(s.trajectory)))
+        told = dict.fromkeys(("loss", *TOLD[self.settings.loss]), 0.0)
+        total = sum(self._weight(s) for s in samples)
+        for indices in by_length([s.trajectory for s in mine], self.settings.micro_tokens):
+            some = [mine[i] for i in indices]
+            share = sum(self._weight(s) for s in some) / total
+            loss, figures = self._loss(some)
+            (loss * share).backward()
+            for key, value in {**figures, "loss": float(loss.detach())}.items():
+                told[key] += share * value
+        return self.ranks.add_up(self.parameters, told)
+
+    def _weight(self, sample: Sample) -> float:
+        if self.settings.loss == "grpo" and self.settings.grpo.aggregate == "sequence":
+            return 1.0
+        return float(sample.trajectory.mask.sum())
 
     def _height(self, step: int) -> float:
         """What share of their full height the learning rates have at a step (1 is the first)."""
@@ -124,17 +140,18 @@ class Learner:
             samples += [Sample(t, float(a)) for t, a in zip(whole, credit, strict=True)]
         return samples, {"groups": float(len(groups)), "groups_uniform": float(uniform), "dropped_infra": float(infra)}
 
-    def _loss(self, samples: list[Sample]) -> tuple[Tensor, int, dict[str, float]]:
-        """Loss of a micro-batch, averaged over its sampled tokens, their number, and figures."""
+    def _loss(self, samples: list[Sample]) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a micro-batch, and figures."""
         batch = collate([s.trajectory for s in samples], self.model.layout)
         features = self._features(batch.views)
         now = logprobs(self.model, batch, features)
         if self.reference is None:
-            loss, told = imitation(now, torch.ones_like(now))
-        else:
-            credit = torch.tensor([s.advantage for s in samples])[batch.row]
-            loss, told = grpo(now, batch.old, credit, self.reference.logprobs(batch, features), self.settings.grpo)
-        return loss, len(now), told
+            return imitation(now, torch.ones_like(now))
+        credit = torch.tensor([s.advantage for s in samples])[batch.row]
+        weights = torch.ones_like(now)
+        if self.settings.grpo.aggregate == "sequence":
+            weights = (1 / torch.bincount(batch.row))[batch.row]
+        return grpo(now, batch.old, credit, self.reference.logprobs(batch, features), weights, self.settings.grpo)
 
     def _features(self, views: tuple[View, ...]) -> list[Features]:
         """Visual features of a batch; each distinct view once, from the cache while vision is frozen."""

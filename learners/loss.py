@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+TOLD = {"imitation": ("nll",), "grpo": ("surrogate", "kl_k3_token_mean", "ratio_clipped")}
+"""The figures of each loss."""
+
 
 @dataclass(frozen=True, slots=True)
 class GrpoSettings:
@@ -19,6 +22,7 @@ class GrpoSettings:
     clip_high: float = 0.2
     beta: float = 0.02
     """Weight of the KL to the reference policy."""
+    aggregate: str = "sequence"
 
 
 def imitation(logprobs: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -41,16 +45,18 @@ def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
 
 
 def grpo(
-    logprobs: Tensor, old: Tensor, advantages: Tensor, reference: Tensor, settings: GrpoSettings
+    logprobs: Tensor, old: Tensor, advantages: Tensor, reference: Tensor, weights: Tensor, settings: GrpoSettings
 ) -> tuple[Tensor, dict[str, float]]:
-    """Clipped token policy gradient with a KL to the reference (paper 5.7), averaged over tokens.
+    """Clipped token policy gradient with a KL to the reference (paper 5.7), the weighted mean over tokens.
 
-    All [N]: log-probs now, at sampling time, the advantage of the token's trajectory, log-probs under the reference.
+    All [N]: log-probs now, at sampling time, the advantage of the token's trajectory, log-probs under the reference,
+    and the weight of the token (paper 5.7: one over the length of its trajectory).
     """
     ratio = (logprobs - old).exp()
     clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
-    surrogate = torch.minimum(ratio * advantages, clipped * advantages).mean()
-    kl = k3(logprobs, reference).mean()
+    share = weights / weights.sum()
+    surrogate = (share * torch.minimum(ratio * advantages, clipped * advantages)).sum()
+    kl = (share * k3(logprobs, reference)).sum() if reference is not None else torch.zeros(())
     loss = -surrogate + settings.beta * kl
     figures = {
         "surrogate": float(surrogate.detach()),

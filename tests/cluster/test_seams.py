@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def algorithm(untrained: Path, workplace: Path) -> Iterator[PixelisAlgorithm]:
     run = load(CONFIGS / "tiny_rft.toml", [f"start={untrained}", "rollout.actors=2"])
-    with ray_session([run], dashboard=False):
+    room = replace(run, learner=replace(run.learner, ranks=3))  # one test adds a group of two ranks
+    with ray_session([room], dashboard=False):
         root = workplace / "runs" / "seams"
         made = PixelisConfig().for_run(run, root, start_shard(root, "rft"), 3).build_algo()
         made.loop.publish()
@@ -102,12 +104,28 @@ def test_a_learner_that_is_late_is_named(algorithm: PixelisAlgorithm) -> None:
     from pixelis.cluster.part import answer
 
     with pytest.raises(PartError, match="the learner did not answer within 0 s"):
-        answer(algorithm.learner_group.actor.weights.remote(), 0, "learner")
+        answer(algorithm.learner_group.actors[0].weights.remote(), 0, "learner")
+
+
+def test_ranks_meet_and_a_dead_one_is_named(algorithm: PixelisAlgorithm) -> None:
+    """Through gloo: the ranks hold the same weights, and when one is killed the others' error is not the news."""
+    run = replace(algorithm.run_config, learner=replace(algorithm.run_config.learner, ranks=2))
+    root = algorithm.config.root
+    group = LearnerGroup(run, root, algorithm.config.shard, 9)
+    for _ in range(2):
+        algorithm.training_step()
+    assert group.update(algorithm.loop.stored, 0)[0]["groups"] == algorithm.loop.stored
+    first, second = ray.get([actor.weights.remote() for actor in group.actors], timeout=60)
+    assert (first == second).all()
+    ray.kill(group.actors[1])
+    with pytest.raises(PartError, match="rank 1 of the learner died|the learner died"):
+        group.ask(group.begin_update(0, 1, 1))
+    group.shutdown()
 
 
 def test_bugs_of_the_learner_keep_their_traceback(algorithm: PixelisAlgorithm) -> None:
     with pytest.raises(ray.exceptions.RayTaskError, match=r"pool\.py.*\n.*stored"):
-        algorithm.learner_group.ask(algorithm.learner_group.actor.update.remote("four", 0, 1))
+        algorithm.learner_group.ask(algorithm.learner_group.begin_update("four", 0, 1))
 
 
 def test_a_bug_is_a_small_value() -> None:

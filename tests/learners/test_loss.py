@@ -29,7 +29,7 @@ def test_grpo_stops_pushing_outside_the_clip() -> None:
     """A token whose ratio has left the trust region on the good side carries no gradient; inside it does."""
     old, same = torch.zeros(2), torch.zeros(2)
     now = torch.tensor([0.5, 0.1], requires_grad=True)
-    loss, told = grpo(now, old, torch.ones(2), now.detach() + same, GrpoSettings(beta=0.0))
+    loss, told = grpo(now, old, torch.ones(2), now.detach() + same, torch.ones(2), GrpoSettings(beta=0.0))
     loss.backward()
     assert now.grad is not None
     assert now.grad[0] == 0 and now.grad[1] < 0
