@@ -27,7 +27,7 @@ CURVES: Mapping[str, str] = {  # key in metrics.jsonl -> title; in this order
     "chain_length": "steps before the answer",
     "nll": "negative log-likelihood, nats a token",
     "loss": "loss",
-    "kl_k3_token_mean": "KL to the reference policy, nats a token",
+    "kl_k3_trajectory_mean": "KL to the reference policy, nats a token (k3)",
     "ratio_clipped": "share of tokens whose ratio was clipped",
     "grad_norm": "gradient norm before clipping",
 }

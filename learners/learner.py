@@ -111,9 +111,8 @@ class Learner:
         return self.ranks.add_up(self.parameters, told)
 
     def _weight(self, sample: Sample) -> float:
-        if self.settings.loss == "grpo" and self.settings.grpo.aggregate == "sequence":
-            return 1.0
-        return float(sample.trajectory.mask.sum())
+        """Of a trajectory in a batch: imitation counts every token the same (paper 4.1), GRPO every trajectory (5.7)."""
+        return 1.0 if self.reference else float(sample.trajectory.mask.sum())
 
     def _height(self, step: int) -> float:
         """What share of their full height the learning rates have at a step (1 is the first)."""
@@ -148,9 +147,7 @@ class Learner:
         if self.reference is None:
             return imitation(now, torch.ones_like(now))
         credit = torch.tensor([s.advantage for s in samples])[batch.row]
-        weights = torch.ones_like(now)
-        if self.settings.grpo.aggregate == "sequence":
-            weights = (1 / torch.bincount(batch.row))[batch.row]
+        weights = (1 / torch.bincount(batch.row))[batch.row]
         return grpo(now, batch.old, credit, self.reference.logprobs(batch, features), weights, self.settings.grpo)
 
     def _features(self, views: tuple[View, ...]) -> list[Features]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TOLD = {"imitation": ("nll",), "grpo": ("surrogate", "kl_k3_token_mean", "ratio_clipped")}
+TOLD = {"imitation": ("nll",), "grpo": ("surrogate", "kl_k3_trajectory_mean", "ratio_clipped")}
 """The figures of each loss."""
 
 
@@ -22,7 +22,6 @@ class GrpoSettings:
     clip_high: float = 0.2
     beta: float = 0.02
     """Weight of the KL to the reference policy."""
-    aggregate: str = "sequence"
 
 
 def imitation(logprobs: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -56,11 +55,11 @@ def grpo(
     clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
     share = weights / weights.sum()
     surrogate = (share * torch.minimum(ratio * advantages, clipped * advantages)).sum()
-    kl = (share * k3(logprobs, reference)).sum() if reference is not None else torch.zeros(())
+    kl = (share * k3(logprobs, reference)).sum()
     loss = -surrogate + settings.beta * kl
     figures = {
         "surrogate": float(surrogate.detach()),
-        "kl_k3_token_mean": float(kl.detach()),
+        "kl_k3_trajectory_mean": float(kl.detach()),
         "ratio_clipped": float((ratio != clipped).float().mean()),
     }
     return loss, figures

@@ -48,4 +48,3 @@ class Ranks:
         for parameter, total in zip(parameters, summed, strict=True):
             parameter.grad = total.view_as(parameter).to(parameter.dtype)
         return dict(zip(figures, told.tolist(), strict=True))
-

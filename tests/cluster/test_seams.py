@@ -118,7 +118,7 @@ def test_ranks_meet_and_a_dead_one_is_named(algorithm: PixelisAlgorithm) -> None
     first, second = ray.get([actor.weights.remote() for actor in group.actors], timeout=60)
     assert (first == second).all()
     ray.kill(group.actors[1])
-    with pytest.raises(PartError, match="rank 1 of the learner died|the learner died"):
+    with pytest.raises(PartError, match="learner died"):
         group.ask(group.begin_update(0, 1, 1))
     group.shutdown()
 

@@ -34,3 +34,14 @@ def test_grpo_stops_pushing_outside_the_clip() -> None:
     assert now.grad is not None
     assert now.grad[0] == 0 and now.grad[1] < 0
     assert told["ratio_clipped"] == 0.5
+
+
+def test_grpo_counts_every_trajectory_the_same() -> None:
+    """Paper 5.7: a mean over trajectories of means over tokens, so that a long chain does not outweigh a short one."""
+    long, short = torch.full((6,), -1.0), torch.full((2,), -2.0)
+    now, weights = torch.cat([long, short]).requires_grad_(), torch.cat([torch.full((6,), 1 / 6), torch.full((2,), 1 / 2)])
+    credit = torch.cat([torch.ones(6), -torch.ones(2)])
+    loss, _ = grpo(now, now.detach(), credit, now.detach(), weights, GrpoSettings())
+    loss.backward()
+    assert now.grad is not None
+    assert float(now.grad[:6].sum()) == pytest.approx(-0.5) and float(now.grad[6:].sum()) == pytest.approx(0.5)

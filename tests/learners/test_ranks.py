@@ -15,7 +15,7 @@ from pixelis.memory.trajectory import Group
 from pixelis.tools.media import MediaStore
 from tests.learners.test_learner import episode, state
 
-ALL = dict(lr=1e-3, matrix_lr=1e-2, warmup=1, micro_tokens=150)
+ALL = {"lr": 1e-3, "matrix_lr": 1e-2, "warmup": 1, "micro_tokens": 150}
 
 
 def step(groups: int, ranks: Ranks) -> tuple[Model, dict[str, float]]:
@@ -61,4 +61,4 @@ def test_two_ranks_make_the_step_of_one(groups: int, tmp_path: Path) -> None:
 
 def test_parts_cover_the_batch_once() -> None:
     items = list(range(7))
-    assert sorted(sum((Ranks(rank, 3).mine(items) for rank in range(3)), [])) == items
+    assert sorted(item for rank in range(3) for item in Ranks(rank, 3).mine(items)) == items
