@@ -38,7 +38,7 @@ def test_a_view_is_shown_within_its_area_and_never_enlarged_beyond_a_token(view:
     assert width <= max(LAYOUT.unit, (x1 - x0) * LAYOUT.max_scale + LAYOUT.unit / 2)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(shown=st.lists(st.tuples(st.integers(0, 5), views), max_size=5), tail=st.integers(1, 6))
 def test_positions_equal_transformers(model: Model, shown: list[tuple[int, View]], tail: int) -> None:
     """Any number of images of any size between any amount of text."""

@@ -77,7 +77,7 @@ NAMES = "on of box point window k query keys t0 t1 init to neg"
 ARGUMENT = st.sampled_from(NAMES.split())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from([*OPS, "FLY"]), st.dictionaries(ARGUMENT, JUNK, max_size=4))
 def test_no_arguments_make_the_toolbox_raise(op: str, arguments: dict) -> None:
     bench = Bench(png(plate("K7P")), tools={name: Fake() for name in OPS})
