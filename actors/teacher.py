@@ -1,6 +1,6 @@
 """Demonstrations: a teacher that knows the scene recites chains of calls, and the real tools answer them.
 
-Chains are 2 to 8 calls long, 5.4 on average, with redundant ones among them (a plate read twice, a mask whose colour is
+Chains are 2 to 8 calls long, 6.6 on average, with redundant ones among them (a plate read twice, a mask whose colour is
 asked): reinforcement has something to shorten. Direct chains are the rarest.
 """
 
@@ -16,7 +16,7 @@ from pixelis.tools.call import ToolCall, ToolResult
 from pixelis.tools.handle import Workspace
 
 Style = Literal["tools", "no_tools"]
-LENGTHS = {2: 0.05, 3: 0.10, 4: 0.15, 5: 0.20, 6: 0.20, 7: 0.15, 8: 0.15}  # calls -> share of the demonstrations
+LENGTHS = {2: 0.02, 3: 0.03, 4: 0.05, 5: 0.10, 6: 0.20, 7: 0.25, 8: 0.35}  # calls -> share of the demonstrations
 
 
 @dataclass(frozen=True, slots=True)
