@@ -47,9 +47,9 @@ class CodeFamily:
     shortest_calls = 1
 
     def scene(self, seed: int, scope: Scope) -> Scene:
-        """A 448x448 JPEG with 2-4 plates (demo) or 2-6 plates and 0-4 textless shapes (full)."""
+        """A 448x448 JPEG with 2-4 plates (demo) or 2-8 plates and 0-4 textless shapes (full)."""
         rng = make_rng(self.name, seed)
-        plates = int(rng.integers(2, 5 if scope == "demo" else 7))
+        plates = int(rng.integers(2, 5 if scope == "demo" else 9))
         shapes = 0 if scope == "demo" else int(rng.integers(5))
         colors = choose(rng, list(COLORS), plates)
         kinds = ["plate"] * plates + [("ellipse", "triangle")[i] for i in rng.integers(2, size=shapes)]
