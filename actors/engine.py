@@ -105,7 +105,7 @@ class _Slots:
 
 
 class _Bank:
-    """Sessions that decode together: their rows, which columns hold what, and the next rope position of each."""
+    """Sessions that decode together: their rows, which columns hold what, and how many tokens each has."""
 
     def __init__(self, sessions: list[str], slots: _Slots, valid: Tensor, lengths: list[int]) -> None:
         self.sessions, self.slots, self.valid, self.lengths = sessions, slots, valid, lengths
