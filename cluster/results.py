@@ -28,16 +28,16 @@ SFT, RFT = Path("configs/sft.toml"), Path("configs/rft.toml")
 
 
 def run(out: Path = Path("docs/results/loop.json"), seeds: tuple[int, ...] = SEEDS) -> Path:
-    """Run every cell that is not finished, one after another, then write the rows and the page beside them."""
+    """Run every cell that is not finished, one after another; the rows so far and their page are written after each."""
     cells = [(seed, arm) for seed in seeds for arm in ARMS]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    page, found = out.with_suffix(".md"), list[dict[str, Any]]()
     for number, (seed, arm) in enumerate(cells):
         print(f"cell {number + 1} of {len(cells)}: {arm}, seed {seed}", flush=True)
         train(config(arm, seed), resume=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    found = [row for seed, arm in cells for row in rows(arm, seed)]
-    out.write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n")
-    page = out.with_suffix(".md")
-    page.write_text(write_page(found))
+        found += rows(arm, seed)
+        out.write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n")
+        page.write_text(write_page(found))
     return page
 
 
