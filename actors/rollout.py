@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from pixelis.memory.task import GoldTask, Task
 from pixelis.memory.trajectory import Group, Trajectory, Turn
 from pixelis.tools.call import ToolResult
 from pixelis.tools.toolbox import Toolbox
+
+TRIES = 3
+"""Times that an episode is played which infrastructure ends, the first included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +50,16 @@ class RolloutWorker:
     ) -> None:
         self.source, self.toolbox, self.renderer, self.engine = source, toolbox, renderer, engine
         self.settings, self.run = settings, run
+        self.repeated = 0
+        """Episodes begun again because infrastructure ended them."""
 
     def sample(self, indices: Sequence[int]) -> list[Group]:
         """One scored group for each task index. An episode that ended by infrastructure stays in it without rewards."""
         golds = {i: self.source.gold(i) for i in indices}
-        episodes = [
-            self._episode(gold.task, i, rollout, self.settings.limits)
-            for i, gold in golds.items()
-            for rollout in range(self.settings.group)
-        ]
-        play(episodes, self.engine)
+        limits = self.settings.limits
+        episodes = self._play(
+            [partial(self._episode, gold.task, i, k, limits) for i, gold in golds.items() for k in range(self.settings.group)]
+        )
         size = self.settings.group
         return [
             Group(gold.task.id, tuple(self._scored(e, gold) for e in episodes[k * size : (k + 1) * size]))
@@ -66,8 +70,7 @@ class RolloutWorker:
         """Greedy episodes: their outcomes and trajectories. Those that ended by infrastructure are left out of both."""
         greedy = replace(self.settings.limits, temperature=0.0)
         golds = [self.source.gold(i) for i in indices]
-        episodes = [self._episode(gold.task, i, 0, greedy) for i, gold in zip(indices, golds, strict=True)]
-        play(episodes, self.engine)
+        episodes = self._play([partial(self._episode, g.task, i, 0, greedy) for i, g in zip(indices, golds, strict=True)])
         whole = [(e, g) for e, g in zip(episodes, golds, strict=True) if e.status != "infra"]
         scored = [self._scored(e, g) for e, g in whole]
         return [outcome(t, g, e.workspace) for t, (e, g) in zip(scored, whole, strict=True)], scored
@@ -83,6 +86,19 @@ class RolloutWorker:
             offered = FAMILIES[scene.family].captions(scene, rng)
             trajectories += [self._caption(scene, k, [*dialogue, echo(rng)]) for k, dialogue in enumerate(offered)]
         return [Group(t.task_id, (t,)) for t in trajectories]
+
+    def _play(self, begin: Sequence[Callable[[], Episode]]) -> list[Episode]:
+        """Play episodes to their ends. One that infrastructure ended begins again, with the same seed: were it only left out,
+        long chains, which meet more failures, would be rarer than the policy makes them."""
+        episodes = [make() for make in begin]
+        play(episodes, self.engine)
+        for _ in range(TRIES - 1):
+            failed = [i for i, episode in enumerate(episodes) if episode.status == "infra"]
+            self.repeated += len(failed)
+            for i in failed:
+                episodes[i] = begin[i]()
+            play([episodes[i] for i in failed], self.engine)
+        return episodes
 
     def _episode(self, task: Task, index: int, rollout: int, limits: Limits) -> Episode:
         seed = (self.run, index, rollout)

@@ -6,13 +6,16 @@ metrics. Learning, replay and weights are ours. Ray's minor version is pinned: t
 
 from __future__ import annotations
 
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import ray
 import ray.rllib.algorithms.algorithm as rllib
 from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -21,22 +24,32 @@ from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.examples.rl_modules.classes.random_rlm import RandomRLModule
 
 from pixelis.actors.world import Split
-from pixelis.cluster.config import RunConfig
+from pixelis.cluster.config import RunConfig, changed
 from pixelis.cluster.crew import Bug, Crew
 from pixelis.cluster.errors import is_users
-from pixelis.cluster.job import Job, Published, Receipt
+from pixelis.cluster.job import Job, Published, Report
 from pixelis.cluster.learner_group import LearnerGroup
 from pixelis.cluster.loop import Loop
+from pixelis.cluster.meters import Meters
 from pixelis.cluster.part import PartError
 from pixelis.cluster.runner import Runner
+from pixelis.cluster.shard import start_shard
+from pixelis.cluster.watchdog import Watchdog, stacks
+from pixelis.memory.ledger import Ledger
+
+SAMPLE_SECONDS = 1.0
+"""Longest time that `sample` takes: RLlib can ask a rollout actor nothing else meanwhile."""
+PATIENCE = 5.0
+"""Seconds for an actor to say what it is doing."""
 
 
 class RolloutActor(EnvRunner):
     """Seam: RLlib makes, watches and restarts rollout actors that are subclasses of EnvRunner; ours wraps `Runner`."""
 
     def __init__(self, *, config: PixelisConfig, **kwargs: Any) -> None:
-        super().__init__(config=config, **kwargs)
         assert config.run is not None and config.root is not None
+        self._called = f"Rollout({config.run.phase}, {kwargs.get('worker_index', 0)})"  # asked for even if the rest fails
+        super().__init__(config=config, **kwargs)
         self.runner = Runner(config.run, config.root, config.shard, (config.epoch, 0))
 
     def apply(self, func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -48,13 +61,20 @@ class RolloutActor(EnvRunner):
             user = error if is_users(error) else None
             return Bug(f"{type(error).__name__}: {error}", traceback.format_exc(), user)
 
-    def sample(self, *, job: Job, published: Published | None = None, **_: Any) -> Receipt:  # type: ignore[override]
-        """Do one job; the groups go to the replay shard, the driver gets a receipt."""
-        return self.runner.run(job, published)
+    def sample(  # type: ignore[override]
+        self, *, jobs: tuple[Job, ...], published: Published | None = None, **_: Any
+    ) -> Report:
+        """Take jobs, and tell what is done after `SAMPLE_SECONDS` at the latest; groups go to the replay shard, episodes
+        go on in the background."""
+        return self.runner.poll(jobs, published, SAMPLE_SECONDS)
 
     def look(self, *, split: Split, published: Published | None = None) -> float:
         """Vision liveness."""
         return self.runner.look(split, published)
+
+    def stack(self) -> str:
+        """What the threads of this process are doing."""
+        return stacks()
 
     def assert_healthy(self) -> None:
         """Seam: abstract in EnvRunner; called after construction."""
@@ -75,7 +95,7 @@ class RolloutActor(EnvRunner):
         """Nothing to free: the process ends."""
 
     def __repr__(self) -> str:
-        return f"Rollout({self.worker_index})"
+        return self._called
 
 
 class RolloutGroup(EnvRunnerGroup):
@@ -85,6 +105,13 @@ class RolloutGroup(EnvRunnerGroup):
     def get_spaces(self) -> dict[str, Any]:
         """What an actor would say."""
         return spaces(self._remote_config)
+
+    def _make_worker(self, *, worker_index: int, **kwargs: Any) -> Any:
+        """Seam: the one place where actors are made; they get names."""
+        config: Any = self._remote_config
+        run = str(config.root.resolve()).replace("/", "_")
+        self._remote_args["name"] = f"rollout_{run}_{config.run.phase}_{config.epoch}_{worker_index}"
+        return super()._make_worker(worker_index=worker_index, **kwargs)
 
 
 def spaces(config: AlgorithmConfig) -> dict[str, Any]:
@@ -98,6 +125,7 @@ class PixelisConfig(AlgorithmConfig):
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or PixelisAlgorithm)
         self.run: RunConfig | None = None
+        self.sets: dict[str, Any] = {}
         self.root: Path | None = None
         self.shard: ActorHandle | None = None
         self.epoch = 0
@@ -115,9 +143,15 @@ class PixelisConfig(AlgorithmConfig):
         )  # fmt: skip
         self.debugging(log_level="ERROR")
 
-    def for_run(self, run: RunConfig, root: Path, shard: ActorHandle, epoch: int) -> PixelisConfig:
-        """This config for one phase of a run."""
-        self.run, self.root, self.shard, self.epoch = run, root, shard, epoch
+    def for_run(
+        self, run: RunConfig, root: Path | None = None, sets: dict[str, Any] | None = None, epoch: int = 0
+    ) -> PixelisConfig:
+        """This config for one phase of a run.
+
+        `root`: the run's folder (None: the folder that Tune gives to a trial). `sets`: settings that replace those of
+        `run`, like {"learner.lr": tune.grid_search([1e-4, 5e-4])}. `epoch`: the least one to begin with.
+        """
+        self.run, self.root, self.sets, self.epoch = run, root, sets or {}, epoch
         return self.env_runners(num_env_runners=run.rollout.actors)
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
@@ -128,7 +162,12 @@ class PixelisConfig(AlgorithmConfig):
         """Seam: our learner in place of RLlib's, which cannot return bf16 weights, cuts packed patches silently and is
         dead for good after one failure."""
         assert self.run is not None and self.root is not None and self.shard is not None
-        return LearnerGroup(self.run, self.root, self.shard, self.epoch)
+        return LearnerGroup(self.run, self.root, self.shard, self.epoch, Watchdog(self.run.watch, tell))
+
+
+def tell(text: str) -> None:
+    """To whoever looks at the run."""
+    print(f"\npixelis: {text}", file=sys.stderr, flush=True)
 
 
 class Runners:
@@ -141,18 +180,26 @@ class Runners:
         """Ids of the actors in service."""
         return self.group.healthy_env_runner_ids()
 
-    def send(self, actor: int, job: Job, published: Published | None) -> None:
-        """Start a job on one actor."""
-        kwargs = {"job": job, "published": published}
+    def send(self, actor: int, jobs: tuple[Job, ...], published: Published | None) -> None:
+        """Look at one actor, with jobs for it."""
+        kwargs = {"jobs": jobs, "published": published}
         self.group.foreach_env_runner_async("sample", tag="job", kwargs=kwargs, remote_worker_ids=[actor])
 
-    def fetch(self, seconds: float) -> list[tuple[int, Receipt | Bug]]:
-        """Results that are there, waiting up to `seconds` for the first."""
+    def fetch(self, seconds: float) -> list[tuple[int, Report | Bug]]:
+        """Reports that are there, waiting up to `seconds` for the first."""
         return self.group.fetch_ready_async_reqs(tags="job", timeout_seconds=seconds)
 
     def revive(self) -> None:
         """Look after actors that are out of service; Ray has restarted them, or is about to."""
         self.group.probe_unhealthy_env_runners()
+
+    def stack(self, actor: int) -> str:
+        """What an actor's threads are doing, or that it does not say."""
+        handle = self.group._worker_manager.actors()[actor]
+        try:
+            return str(ray.get(handle.stack.remote(), timeout=PATIENCE))
+        except (GetTimeoutError, RayActorError):
+            return f"it does not answer within {PATIENCE:g} s: stopped, or gone"
 
 
 class PixelisAlgorithm(Algorithm):
@@ -163,6 +210,8 @@ class PixelisAlgorithm(Algorithm):
     learners: LearnerGroup
     crew: Crew
     loop: Loop
+    ledger: Ledger
+    shard: ActorHandle
     figures: list[dict[str, float]]
 
     @classmethod
@@ -172,25 +221,57 @@ class PixelisAlgorithm(Algorithm):
 
     def setup(self, config: PixelisConfig) -> None:  # type: ignore[override]
         """Actors up, then our loop around them."""
+        assert config.run is not None
+        run = changed(config.run, config.sets)
+        root = config.root or Path(self.logdir)
+        self.ledger = Ledger(root / "ledger" / run.phase)
+        self.shard = start_shard(root, run.phase)
+        self.config = config = config.copy(copy_frozen=False)
+        config.run, config.root, config.shard, config.epoch = run, root, self.shard, self.ledger.epoch(config.epoch)
         # `Algorithm.setup` makes the group by this name; put back after, for other algorithms in this process
         stock, rllib.EnvRunnerGroup = rllib.EnvRunnerGroup, RolloutGroup  # type: ignore[misc]
         try:
             super().setup(config)
         finally:
             rllib.EnvRunnerGroup = stock  # type: ignore[misc]
-        group, learners, run = self.env_runner_group, self.learner_group, config.run
-        assert group is not None and run is not None and isinstance(learners, LearnerGroup)
+        group, learners = self.env_runner_group, self.learner_group
+        assert group is not None and isinstance(learners, LearnerGroup)
         self.run_config, self.group, self.learners = run, group, learners
-        self.crew = Crew(Runners(group), run.deadline)
-        self.loop = Loop(run, self.crew, learners)
+        self.crew = Crew(Runners(group), run.deadline, Watchdog(run.watch, tell))
+        self.loop = Loop(run, self.crew, learners, self.shard, self.ledger, Meters(run.name, run.phase))
         self.figures = []
+
+    def begin(self) -> None:
+        """Begin the phase where it starts, unless it goes on from a checkpoint."""
+        if not self.loop.begun:
+            self.loop.begin({})
+
+    def go_on(self, checkpoint: Path) -> dict[str, Any]:
+        """Go on from a checkpoint of this phase, in a new epoch; returns the state saved in it."""
+        state = self.learners.restore(checkpoint, self.ledger.epoch(self.learners.epoch))
+        self.loop.begin(state["loop"])
+        return state
+
+    def rebuild(self, checkpoint: Path) -> None:
+        """All learner ranks anew, from a checkpoint; rollout actors and what is stored stay."""
+        self.loop.drain()
+        self.loop.meters.count("deaths", 1, part="learner group")
+        self.learners.build(self.ledger.epoch(0))
+        self.go_on(checkpoint)
 
     def training_step(self) -> None:
         """One round of the loop; its figures are in `figures`, the last of them in the result dict too."""
+        self.begin()
         self.figures = self.loop.round()
         assert self.metrics is not None
         for name, value in self.figures[-1].items() if self.figures else ():
             self.metrics.log_value(("pixelis", name), value, window=1)
+
+    def cleanup(self) -> None:
+        """End all parts."""
+        super().cleanup()
+        self.ledger.close()
+        ray.kill(self.shard)
 
     def look(self) -> float:
         """Vision liveness at start: `actors.liveness.BlindPolicy` when swapping the image moves nothing."""
@@ -218,10 +299,8 @@ class PixelisAlgorithm(Algorithm):
         return {"learner_group": {"loop": self.loop.state()}, "training_iteration": self.training_iteration}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Inverse of `get_state`."""
-        self.loop.set_state(state["learner_group"]["loop"])
+        """Seam: nothing; `restore_from_path` goes on from our checkpoint."""
 
     def restore_from_path(self, path: Any, *_: Any, **__: Any) -> None:
         """Seam: the stock one pushes weights through `sync_weights`, which our actors do not know; we publish."""
-        self.loop.set_state(self.learners.restore_from_path(Path(path) / "learner_group")["loop"])
-        self.loop.publish()
+        self.go_on(Path(path) / "learner_group" / "checkpoint")

@@ -188,6 +188,18 @@ def report(run: Annotated[Path, typer.Argument(help="A run, like runs/demo.")]) 
 
 
 @app.command()
+def audit(run: Annotated[Path, typer.Argument(help="A run that is not going on, like runs/demo.")]) -> None:
+    """Prove that every stored trajectory of a run was trained on, dropped with a reason, or is pending: each exactly once.
+
+    Example: `pixelis audit runs/demo`
+    """
+    from pixelis.cluster.audit import command
+
+    if not command(run):
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor() -> None:
     """Check that this machine has what pixelis needs."""
     from pixelis.cluster.doctor import command

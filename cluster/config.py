@@ -39,6 +39,9 @@ class RolloutConfig(RolloutSettings):
     actors: int = 2
     groups: int = 16
     """Questions an iteration, shared by the actors. In SFT: scenes that the teacher recites while the learner trains."""
+    staleness: int = 0
+    """Updates by which a rollout may be older than the weights that it trains: with 0 the actors wait for each update, and
+    a run repeats to the bit; with 1 or 2 they go on meanwhile (set `learner.grpo.truncate = 2.0` then)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,8 @@ class RunConfig:
     """MLflow tracking URI ({runs}: the folder of all runs); empty for none."""
     deadline: float = 600.0
     """Seconds after which a part that has not answered ends the run."""
+    watch: float = 120.0
+    """Seconds after which a part that has not moved is told of, with what it is doing."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -127,6 +132,18 @@ def load(path: str | Path, sets: Sequence[str] = ()) -> RunConfig:
     for one in sets:
         _override(raw, one)
     return build(RunConfig, raw, str(path))
+
+
+def changed(config: RunConfig, sets: Mapping[str, Any]) -> RunConfig:
+    """A config with some settings replaced, like ``{"learner.lr": 1e-4}``. ConfigError as from `load`."""
+    raw = tomllib.loads(dump(config))
+    for key, value in sets.items():
+        *tables, last = key.split(".")
+        at = raw
+        for name in tables:
+            at = at.setdefault(name, {})
+        at[last] = value
+    return build(RunConfig, raw, "config")
 
 
 def build(cls: Any, raw: Mapping[str, Any], where: str = "config", prefix: str = "") -> Any:
@@ -236,6 +253,7 @@ def _check(config: RunConfig) -> None:
     for name, value, least in (
         ("rollout.actors", config.rollout.actors, 1), ("rollout.groups", config.rollout.groups, 1),
         ("rollout.group", config.rollout.group, 1), ("stop.steps", config.stop.steps, 1), ("eval.n", config.eval.n, 0),
+        ("rollout.staleness", config.rollout.staleness, 0),
         ("replay.steps_per_call", config.replay.steps_per_call, 1),
         ("save_every", config.save_every, 1), ("learner.ranks", config.learner.ranks, 1),
         *((f"tasks.scenes.{name}", n, 1) for name, n in config.tasks.scenes.items()),

@@ -1,20 +1,22 @@
-"""The rollout actors as one crew: jobs go out, receipts come back, a dead actor's job goes to another."""
+"""The rollout actors as one crew: jobs go out, receipts come back, a dead actor's jobs go to another."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
-from pixelis.cluster.job import Job, Published, Receipt
+from pixelis.cluster.job import Job, Key, Published, Receipt, Report
 from pixelis.cluster.part import PartError
+from pixelis.cluster.watchdog import Watchdog
 
-PATIENCE = 1.0
-"""Seconds between looks at actors that do not answer."""
+DEPTH = 2
+"""Jobs that an actor holds, so that it need not wait for the next one."""
 DEATHS = 5
-"""Dead actors in one round of jobs that are too many to be bad luck."""
+"""Actors that died one after another, without any job done, that are too many to be bad luck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,84 +34,142 @@ class Actors(Protocol):
 
     def healthy(self) -> list[int]: ...
 
-    def send(self, actor: int, job: Job, published: Published | None) -> None: ...
+    def send(self, actor: int, jobs: tuple[Job, ...], published: Published | None) -> None:
+        """Look at an actor, giving it jobs; its report comes by `fetch` as soon as a job is done, or after a second."""
+        ...
 
-    def fetch(self, seconds: float) -> list[tuple[int, Receipt | Bug]]: ...
+    def fetch(self, seconds: float) -> list[tuple[int, Report | Bug]]: ...
 
     def revive(self) -> None: ...
 
+    def stack(self, actor: int) -> str:
+        """What an actor's threads are doing, or that it does not say."""
+        ...
+
+
+@dataclass(slots=True)
+class Member:
+    """What the crew knows of one actor."""
+
+    jobs: dict[Key, Job] = field(default_factory=dict)
+    """Given and not known to be done."""
+    asked: bool = False
+    """Whether a report is on its way."""
+    since: float = 0.0
+    """When it last did something, or got its first job."""
+    doing: str = ""
+    where: str = ""
+
 
 class Crew:
-    """Hands jobs to actors, one at a time each.
+    """Hands jobs to actors and takes their receipts.
 
     Example:
-        >>> crew.start([Job("sample", (0, 1), "rft")], published)          # doctest: +SKIP
-        >>> [receipt] = crew.finish()                                      # doctest: +SKIP
+        >>> receipts = crew.run([Job("evaluate", (0, 1), "dev")], published)    # doctest: +SKIP
     """
 
-    def __init__(self, actors: Actors, deadline: float) -> None:
-        self.actors, self.deadline = actors, deadline
+    def __init__(self, actors: Actors, deadline: float, watchdog: Watchdog | None = None) -> None:
+        self.actors, self.deadline, self.watchdog = actors, deadline, watchdog
         self.infra = 0
         """Rollout actors that died so far."""
+        self._deaths = 0
         self._waiting: deque[Job] = deque()
-        self._sent: dict[int, tuple[Job, float]] = {}
-        self._done: dict[int, Receipt] = {}
-        self._published: Published | None = None
-        self._order: list[int] = []
+        self._members: dict[int, Member] = {}
+        self._spare: list[Receipt] = []
+        self._since = time.monotonic()
 
-    def start(self, jobs: Sequence[Job], published: Published | None) -> None:
-        """Give out jobs without waiting; `finish` must be called before the next `start`."""
-        assert not self._waiting and not self._sent, "the last round of jobs is not finished"
-        self._waiting = deque(jobs)
-        self._order = [job.seq for job in jobs]
-        self._done, self._published = {}, published
-        self._give()
+    def give(self, jobs: Sequence[Job]) -> None:
+        """Add jobs; `collect` hands them out."""
+        if self.idle:
+            self._since = time.monotonic()
+        self._waiting.extend(jobs)
 
-    def finish(self) -> list[Receipt]:
-        """Wait for every job; receipts in the order of the jobs. PartError when an actor is late or the crew dies."""
-        deaths, since = 0, time.monotonic()
-        while self._waiting or self._sent:
-            for actor, result in self.actors.fetch(PATIENCE):
-                self._take(actor, result)
-                since = time.monotonic()
-            lost = [actor for actor in self._sent if actor not in self.actors.healthy()]
-            for actor in lost:
-                self._waiting.append(self._sent.pop(actor)[0])
-            deaths += len(lost)
-            self.infra += len(lost)
-            if deaths > DEATHS:
-                raise PartError(f"rollout actors died {deaths} times in one step; the last job was {self._waiting[-1].kind}")
-            if lost or not self.actors.healthy():
-                self.actors.revive()
-            self._check_deadlines(since)
-            self._give()
-        return [self._done[seq] for seq in self._order]
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is to be done or taken."""
+        return not self._waiting and not self._spare and not any(m.jobs for m in self._members.values())
+
+    def collect(self, published: Published | None, seconds: float) -> list[Receipt]:
+        """Hand out jobs and return what was done since, waiting up to `seconds`. PartError when an actor is late, has a
+        bug, or all keep dying."""
+        self._hand_out(published)
+        done, self._spare = self._spare, []
+        for actor, result in self.actors.fetch(0.0 if done else seconds):
+            done += self._take(actor, result)
+        self._bury()
+        self._check_deadlines()
+        return done
 
     def run(self, jobs: Sequence[Job], published: Published | None) -> list[Receipt]:
-        """`start` and `finish`."""
-        self.start(jobs, published)
-        return self.finish()
+        """Do some jobs and wait for all; receipts in the order of the jobs. Others' receipts are kept for `collect`."""
+        wanted = {job.key for job in jobs}
+        found: dict[Key, Receipt] = {}
+        others: list[Receipt] = []
+        self.give(jobs)
+        while len(found) < len(jobs):
+            for receipt in self.collect(published, 1.0):
+                if receipt.key in wanted:
+                    found[receipt.key] = receipt
+                else:
+                    others.append(receipt)
+        self._spare += others
+        return [found[job.key] for job in jobs]
 
-    def _give(self) -> None:
-        for actor in self.actors.healthy():
-            if actor not in self._sent and self._waiting:
-                job = self._waiting.popleft()
-                self._sent[actor] = (job, time.monotonic())
-                self.actors.send(actor, job, self._published)
+    def _hand_out(self, published: Published | None) -> None:
+        members = {actor: self._members.setdefault(actor, Member()) for actor in self.actors.healthy()}
+        new: dict[int, list[Job]] = {actor: [] for actor in members}
+        while self._waiting and members:
+            actor = min(members, key=lambda a: len(members[a].jobs) + len(new[a]))
+            member = members[actor]
+            if member.asked or len(member.jobs) + len(new[actor]) >= DEPTH:
+                break
+            new[actor].append(self._waiting.popleft())
+        for actor, member in members.items():
+            if member.asked or not (member.jobs or new[actor]):
+                continue
+            member.since = member.since if member.jobs else time.monotonic()
+            member.jobs |= {job.key: job for job in new[actor]}
+            member.asked = True
+            self.actors.send(actor, tuple(new[actor]), published)
 
-    def _take(self, actor: int, result: Receipt | Bug) -> None:
-        job, _ = self._sent.pop(actor)
+    def _take(self, actor: int, result: Report | Bug) -> list[Receipt]:
+        member = self._members[actor]
+        member.asked = False
         if isinstance(result, Bug):
             if result.user is not None:
                 raise result.user
-            raise PartError(f"rollout actor {actor} failed in {job.kind}: {result.message}\n{result.traceback}")
-        self._done[job.seq] = result
+            raise PartError(f"rollout actor {actor} failed: {result.message}\n{result.traceback}")
+        member.doing, member.where = result.doing, result.where
+        for receipt in result.done:
+            member.jobs.pop(receipt.key, None)
+            member.since = self._since = time.monotonic()
+            self._deaths = 0
+        gone = [key for key in member.jobs if key not in result.held]  # it was restarted and knows nothing of them
+        self._waiting.extendleft(member.jobs.pop(key) for key in reversed(gone))
+        return list(result.done)
 
-    def _check_deadlines(self, since: float) -> None:
+    def _bury(self) -> None:
+        """Jobs of actors that are out of service go back to the others."""
+        healthy = self.actors.healthy()
+        lost = [actor for actor in self._members if actor not in healthy]
+        for actor in lost:
+            self._waiting.extendleft(reversed(self._members.pop(actor).jobs.values()))
+        self.infra += len(lost)
+        self._deaths += len(lost)
+        if self._deaths > DEATHS:
+            raise PartError(f"rollout actors died {self._deaths} times without finishing a job")
+        if lost or (self._waiting and not healthy):
+            self.actors.revive()
+
+    def _check_deadlines(self) -> None:
         now = time.monotonic()
-        for actor, (job, sent) in self._sent.items():
-            if now - sent > self.deadline:
-                late = f"{job.kind} of {len(job.indices)} questions of {job.split}"
-                raise PartError(f"rollout actor {actor} did not finish {late} within {self.deadline:g} s")
-        if self._waiting and not self._sent and now - since > self.deadline:
+        for actor, member in self._members.items():
+            if self.watchdog is not None:
+                part = f"rollout actor {actor} ({member.where})"
+                self.watchdog.look(part, now - member.since if member.jobs else 0.0, partial(self.actors.stack, actor))
+            if member.jobs and now - member.since > self.deadline:
+                jobs = ", ".join(map(str, member.jobs.values()))
+                doing = f"; last seen doing {member.doing}" if member.doing else ""
+                raise PartError(f"rollout actor {actor} did not finish {jobs} within {self.deadline:g} s{doing}")
+        if self._waiting and not any(m.jobs for m in self._members.values()) and now - self._since > self.deadline:
             raise PartError(f"no rollout actor came back within {self.deadline:g} s")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pixelis.actors.score import Outcome
 from pixelis.actors.world import Split
+from pixelis.memory.ledger import Place
 from pixelis.memory.trajectory import Version
 from pixelis.memory.weights import Slot
 
 Kind = Literal["recite", "sample", "evaluate"]
+Key = tuple[Kind, int]
+"""What tells jobs of one run apart while they are on their way: kind and `seq`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,14 @@ class Job:
     producer: str = ""
     seq: int = 0
 
+    @property
+    def key(self) -> Key:
+        """Of this job among those on their way."""
+        return self.kind, self.seq
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {len(self.indices)} questions of {self.split}"
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -45,14 +57,19 @@ class Receipt:
     """What a rollout actor tells the driver about a finished job; the groups themselves are in the replay shard.
 
     Example:
-        >>> Receipt(0, groups=2, sums={"n": 8.0, "reward": 3.0}).mean("reward")
+        >>> Receipt(("sample", 0), groups=2, sums={"n": 8.0, "reward": 3.0}).mean("reward")
         0.375
     """
 
-    seq: int
+    key: Key
+    record: int = -1
+    """Its record in the replay shard, -1 for an evaluation."""
+    indices: tuple[int, ...] = ()
+    """The task indices that were asked."""
     groups: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    """Over trajectories that count: n, reward, answer, steps, valid; `infra` counts those that do not; `seconds`."""
+    """Over trajectories that count: n, reward, answer, steps, valid, calls by outcome; `infra` counts those that do not;
+    seconds in all and in tools."""
     outcomes: tuple[Outcome, ...] = ()
     episodes: bytes = b""
     """Evaluated episodes, encoded (`evaluate` only)."""
@@ -62,11 +79,35 @@ class Receipt:
         return self.sums.get(name, 0.0) / self.sums["n"] if self.sums.get("n") else 0.0
 
 
-def total(receipts: list[Receipt]) -> Receipt:
-    """Several receipts as one."""
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a rollout actor answers when it is looked at: the jobs it has done since, and those it still holds.
+
+    Example: Report((Receipt(("sample", 3), record=7, groups=2),), held=(("sample", 4),), doing="sample of 8 questions of rft")
+    """
+
+    done: tuple[Receipt, ...] = ()
+    held: tuple[Key, ...] = ()
+    """The jobs that wait there or are being done."""
+    doing: str = ""
+    """The last thing it did, for people."""
+    where: str = ""
+    """Its process and node, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One optimizer step as a learner tells it: figures, what entered the loss, and what was left out, by reason."""
+
+    figures: dict[str, float]
+    trained: tuple[Place, ...] = ()
+    dropped: dict[str, tuple[Place, ...]] = field(default_factory=dict)
+
+
+def total(receipts: Sequence[Receipt]) -> Receipt:
+    """Several receipts as one, for what they counted."""
     sums: dict[str, float] = {}
     for receipt in receipts:
         for name, value in receipt.sums.items():
             sums[name] = sums.get(name, 0.0) + value
-    outcomes = tuple(one for receipt in receipts for one in receipt.outcomes)
-    return Receipt(-1, sum(r.groups for r in receipts), sums, outcomes)
+    return Receipt(("sample", -1), groups=sum(r.groups for r in receipts), sums=sums)

@@ -7,7 +7,9 @@ and one flat array of weights, which are the same on all ranks.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,21 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pixelis.cluster.config import RunConfig
-from pixelis.cluster.job import Published
-from pixelis.cluster.part import PartError, answer, quiet
+from pixelis.cluster.job import Published, Update
+from pixelis.cluster.part import PartError, answer, quiet, where
 from pixelis.cluster.policy import put, resolve
-from pixelis.cluster.pool import Pool
+from pixelis.cluster.pool import Held, Pool
+from pixelis.cluster.watchdog import Watchdog, stacks
 from pixelis.learners.learner import Learner
 from pixelis.learners.ranks import Ranks
 from pixelis.memory import checkpoint
+from pixelis.memory.ledger import Place
 from pixelis.memory.model import Model
-from pixelis.memory.trajectory import Version
+from pixelis.memory.trajectory import Group, Version
 from pixelis.memory.weights import Slot, flatten, slots
 from pixelis.tools.media import MediaStore
 
@@ -33,19 +39,23 @@ PATIENCE = 5.0
 """Seconds in which Ray notices that a process has died."""
 
 
+class LearnerLost(PartError):
+    """A rank died or hangs: the group can be rebuilt from a checkpoint."""
+
+
 class LearnerPart:
     """The inside of a learner actor: one rank's `Learner`, its pool, and its checkpoints."""
 
-    def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int) -> None:
+    def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int, rank: int = 0) -> None:
+        self.config, self.shard, self.rank = config, shard, rank
         quiet()
-        self.config, self.shard = config, shard
         source = resolve(config.start)
         model = Model.load(source.folder)
         if source.checkpoint:
             put(model, source.checkpoint)
         self.base = source.folder.resolve()
         self.learner = Learner(model, MediaStore(root / "media"), config.learner, (epoch, 0), config.stop.steps)
-        self.pool = Pool(config.replay, config.seed, self._take)
+        self.pool = Pool(config.replay, config.seed)
 
     def address(self) -> str:
         """Where this process could listen."""
@@ -53,14 +63,38 @@ class LearnerPart:
             free.bind(("", 0))
             return f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
 
-    def join(self, rank: int, size: int, address: str) -> None:
+    def join(self, size: int, address: str) -> None:
         """Become one of `size` ranks; returns when all have met."""
-        self.learner.ranks = Ranks.join(rank, size, address, self.config.deadline)
+        self.learner.ranks = Ranks.join(self.rank, size, address, self.config.deadline)
 
-    def update(self, stored: int, first: int, steps: int) -> list[dict[str, float]]:
-        """Optimizer steps `first`, `first + 1`, ... on what the shard holds (`stored` groups in all); figures of each."""
-        self.pool.grow(stored)
-        return [self.learner.update(self.pool.draw(first + i)) for i in range(steps)]
+    def update(self, records: Sequence[int], first: int, steps: int) -> list[Update]:
+        """Optimizer steps `first`, `first + 1`, ... after taking some more records of the shard into the pool."""
+        read = answer(self.shard.read.remote(list(records)), self.config.deadline, "replay shard") if records else []
+        self.pool.add(dict(zip(records, read, strict=True)))
+        return [self._step(self.pool.draw(first + i)) for i in range(steps)]
+
+    def _step(self, drawn: list[Held]) -> Update:
+        """One step on some groups, and what became of each of their trajectories."""
+        stale, fresh = self._by_age(drawn)
+        at = self.learner.version[1]
+        figures = self.learner.update([held.group for held in fresh])
+        if self.config.replay.mode == "once" and fresh:
+            figures["staleness"] = float(np.mean([at - _oldest(held.group) for held in fresh]))
+        dropped = {why: tuple(fresh[g].places[k] for g, k in places) for why, places in self.learner.left_out.items() if places}
+        if stale:
+            dropped["stale"] = tuple(place for held in stale for place in held.places)
+            figures["dropped_stale"] = float(len(stale))
+        gone = {place for places in dropped.values() for place in places}
+        trained: list[Place] = [place for held in fresh for place in held.places if place not in gone]
+        return Update(figures, tuple(trained), dropped)
+
+    def _by_age(self, drawn: list[Held]) -> tuple[list[Held], list[Held]]:
+        """Groups that are too old to learn from, and the others. Demonstrations have no age."""
+        if self.config.replay.mode == "epochs":
+            return [], drawn
+        oldest = self.learner.version[1] - self.config.rollout.staleness
+        stale = [held for held in drawn if _oldest(held.group) < oldest]
+        return stale, [held for held in drawn if held not in stale]
 
     def version(self) -> Version:
         """Of the weights now."""
@@ -75,50 +109,42 @@ class LearnerPart:
         return flatten(self.learner.weights())
 
     def save(self, path: Path, state: dict[str, Any]) -> Path:
-        """Write a checkpoint: trained tensors, optimizer, generators, cursor and the driver's `state`."""
+        """Write a checkpoint: trained tensors, optimizer, generators, and the driver's `state` with its cursor."""
         moments, packed = checkpoint.pack_optimizer(self.learner.optimizer)
         tensors = {"model": self.learner.weights(), "optimizer": moments, "rng": checkpoint.pack_rng()}
         own = {
-            "base": str(self.base), "phase": self.config.phase, "version": list(self.learner.version),
-            "cursor": self.pool.cursor, "optimizer": packed,
+            "base": str(self.base), "phase": self.config.phase, "version": list(self.learner.version), "optimizer": packed,
         }  # fmt: skip
         return checkpoint.save(path, tensors, {**state, **own})
 
-    def restore(self, path: Path) -> dict[str, Any]:
-        """Go on from a checkpoint of this phase, in the next epoch; returns its state. CheckpointError if it differs."""
+    def restore(self, path: Path, epoch: int) -> dict[str, Any]:
+        """Go on from a checkpoint of this phase, in this epoch; returns its state. CheckpointError if it differs."""
         found = checkpoint.load(path)
         if found.state.get("phase") != self.config.phase:
             raise checkpoint.CheckpointError(f"{path}: phase {found.state.get('phase')}, this run is {self.config.phase}")
         put(self.learner.model, path)
         checkpoint.unpack_optimizer(self.learner.optimizer, found.tensors["optimizer"], found.state["optimizer"])
         checkpoint.unpack_rng(found.tensors["rng"])
-        epoch, step = found.state["version"]
-        self.learner.version = (epoch + 1, step)
-        if self.config.replay.mode == "once":
-            self.pool.cursor = self._drop_lost(found.state["cursor"])
+        self.learner.version = (epoch, found.state["version"][1])
+        self.pool = Pool(self.config.replay, self.config.seed)
         return found.state
 
-    def _drop_lost(self, cursor: int) -> int:
-        """Groups beyond the checkpoint's cursor came from weights that no longer exist: dropped, and said so."""
-        stored = self._ask_shard(self.shard.stats.remote())["groups"]
-        self._ask_shard(self.shard.seek.remote(stored))
-        if stored > cursor and self.learner.ranks.rank == 0:
-            self._ask_shard(self.shard.drop.remote("sampled by weights that were lost", stored - cursor))
-        return stored
+    def where(self) -> str:
+        """Of this process."""
+        return where()
+
+    @ray.method(concurrency_group="control")
+    def stack(self) -> str:
+        """What the threads of this process are doing; answers while an update goes on."""
+        return stacks()
 
     def export(self, folder: Path) -> Path:
         """Write the whole policy as a folder that any of our commands and transformers open."""
         self.learner.model.save(folder)
         return folder
 
-    def _take(self, count: int, cursor: int) -> list[Any]:
-        return self._ask_shard(self.shard.take.remote(count, cursor))
-
-    def _ask_shard(self, ref: Any) -> Any:
-        return answer(ref, self.config.deadline, "replay shard")
-
     def __repr__(self) -> str:
-        return f"Learner({self.config.phase}, rank {self.learner.ranks.rank})"
+        return f"Learner({self.config.phase}, rank {self.rank})"
 
 
 class LearnerGroup:
@@ -126,23 +152,54 @@ class LearnerGroup:
 
     is_remote, is_local = True, False
 
-    def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int) -> None:
-        self.config = config
-        part: Any = ray.remote(num_cpus=1)(LearnerPart)
-        size = config.learner.ranks
-        self.actors = [part.remote(config, root, shard, epoch) for _ in range(size)]
+    def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int, watchdog: Watchdog | None = None) -> None:
+        self.config, self.watchdog = config, watchdog or Watchdog(config.watch, print)
+        self._what = (config, root, shard)
+        self.actors: list[ActorHandle] = []
+        self.epoch = epoch
         self._plan: tuple[Slot, ...] = ()
+        self.build(epoch)
+
+    def build(self, epoch: int) -> None:
+        """All ranks anew, from where the phase starts; those that are there are ended first."""
+        self.shutdown()
+        self.epoch = epoch
+        size, seconds = self.config.learner.ranks, self.config.deadline
+        self._room: PlacementGroup = placement_group([{"CPU": 1}] * size, strategy="PACK")
+        answer(self._room.ready(), seconds, f"cluster (room for {size} learner ranks)")
+        make: Any = ray.remote
+        part = make(num_cpus=1, concurrency_groups={"control": 1})(LearnerPart)
+        places = [PlacementGroupSchedulingStrategy(self._room, placement_group_bundle_index=i) for i in range(size)]
+        name = f"learner_{_plain(self._what[1])}_{self.config.phase}_{epoch}"
+        self.actors = [
+            part.options(scheduling_strategy=place, name=f"{name}_{rank}").remote(*self._what, epoch, rank)
+            for rank, place in enumerate(places)
+        ]
         if size > 1:
-            where = self.actors[0].address.remote()
-            self.ask([actor.join.remote(rank, size, where) for rank, actor in enumerate(self.actors)])
+            where: Any = self.actors[0].address.remote()
+            self.ask([actor.join.remote(size, where) for actor in self.actors])
+        self._where = answer([actor.where.remote() for actor in self.actors], seconds, "learner")
 
-    def begin_update(self, stored: int, first: int, steps: int) -> Any:
-        """Start some optimizer steps; `ask` of what this returns gives the figures of each."""
-        return [actor.update.remote(stored, first, steps) for actor in self.actors]
+    def begin_update(self, records: Sequence[int], first: int, steps: int) -> list[Any]:
+        """Start some optimizer steps on what was read before and these records; `ask` for what is returned."""
+        return [actor.update.remote(records, first, steps) for actor in self.actors]
 
-    def update(self, stored: int, first: int, steps: int = 1) -> list[dict[str, float]]:
-        """Some optimizer steps on what the shard holds."""
-        return self.ask(self.begin_update(stored, first, steps))
+    def done(self, refs: list[Any], seconds: float, since: float) -> bool:
+        """Whether all ranks have answered, waiting up to `seconds`. LearnerLost when they were asked too long ago."""
+        ready, late = ray.wait(refs, num_returns=len(refs), timeout=seconds)
+        if late and any(_died(ref) for ref in ready):  # the others would wait for it until their own deadline
+            return True
+        for rank in (refs.index(ref) for ref in late):
+            still = time.monotonic() - since
+            self.watchdog.look(f"learner rank {rank} ({self._where[rank]})", still, partial(self._stack, rank))
+        if late and time.monotonic() - since > self.config.deadline:
+            ranks = ", ".join(str(refs.index(ref)) for ref in late)
+            raise LearnerLost(f"rank {ranks} of the learner did not answer within {self.config.deadline:g} s")
+        return not late
+
+    def update(self, records: Sequence[int], first: int, steps: int = 1) -> list[Update]:
+        """Some optimizer steps."""
+        return self.ask(self.begin_update(records, first, steps))
 
     def publish(self) -> Published:
         """The weights as they are now, for the rollout actors to pull when they are newer than theirs."""
@@ -151,22 +208,30 @@ class LearnerGroup:
         return Published(version, self._plan, (self.actors[0].weights.remote(),))
 
     def ask(self, refs: list[Any]) -> Any:
-        """What the first of some ranks answers, when all have, within the deadline."""
+        """What the first of some ranks answers, when all have. LearnerLost when one died or is late."""
         try:
             return answer(refs, self.config.deadline, "learner")[0]
         except RayTaskError:
             for rank, ref in enumerate(refs):  # a rank also fails when it misses one that died
                 if _died(ref):
-                    raise PartError(f"rank {rank} of the learner died") from None
+                    raise LearnerLost(f"rank {rank} of the learner died") from None
             raise
+        except PartError as error:
+            raise LearnerLost(str(error)) from None
+
+    def _stack(self, rank: int) -> str:
+        try:
+            return str(ray.get(self.actors[rank].stack.remote(), timeout=PATIENCE))
+        except (GetTimeoutError, RayActorError):
+            return f"it does not answer within {PATIENCE:g} s: stopped, or gone"
 
     def save(self, path: Path, state: dict[str, Any]) -> Path:
         """See `LearnerPart.save`."""
         return self.ask([self.actors[0].save.remote(path, state)])
 
-    def restore(self, path: Path) -> dict[str, Any]:
+    def restore(self, path: Path, epoch: int) -> dict[str, Any]:
         """See `LearnerPart.restore`."""
-        return self.ask([actor.restore.remote(path) for actor in self.actors])
+        return self.ask([actor.restore.remote(path, epoch) for actor in self.actors])
 
     def export(self, folder: Path) -> Path:
         """See `LearnerPart.export`."""
@@ -189,10 +254,6 @@ class LearnerGroup:
         """Called by `Algorithm.save_to_path` with a folder for this component, and the loop's state (see there)."""
         return str(self.save(Path(path) / "checkpoint", state))
 
-    def restore_from_path(self, path: Any, **_: Any) -> dict[str, Any]:
-        """Called by our `Algorithm.restore_from_path`; returns the state that was saved."""
-        return self.restore(Path(path) / "checkpoint")
-
     def get_checkpointable_components(self) -> list[Any]:
         """None: this is one component."""
         return []
@@ -201,6 +262,19 @@ class LearnerGroup:
         """End the actors."""
         for actor in self.actors:
             ray.kill(actor)
+        if self.actors:
+            remove_placement_group(self._room)
+        self.actors = []
+
+
+def _plain(path: Path) -> str:
+    """A path as part of an actor's name."""
+    return str(path.resolve()).replace("/", "_")
+
+
+def _oldest(group: Group) -> int:
+    """The step of the oldest weights that sampled any turn of a group."""
+    return min(t.oldest_version[1] for t in group.trajectories if t.turns)
 
 
 def _died(ref: Any) -> bool:

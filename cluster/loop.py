@@ -1,97 +1,191 @@
 """The loop of every phase: sample -> durable -> update -> publish.
 
-SFT and RFT differ only in who acts and how the learner draws. In SFT the teacher recites the next scenes while the
-learner trains on those that are stored; in RFT the policy must have acted before the learner can step.
+Questions are taken in the order of their indices, `rollout.groups` to an iteration, whoever is done first. Phases differ
+in who acts, in how far the actors may be ahead of the learner, and in how it draws: a teacher has no weights and recites
+one iteration ahead; the policy's rollouts may be `rollout.staleness` updates old.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+from ray.actor import ActorHandle
 
 from pixelis.cluster.config import RunConfig
 from pixelis.cluster.crew import Crew
-from pixelis.cluster.job import Job, Kind, Published, Receipt, total
+from pixelis.cluster.job import Job, Kind, Published, Receipt, Update, total
 from pixelis.cluster.learner_group import LearnerGroup
+from pixelis.cluster.meters import Meters
+from pixelis.cluster.part import answer
+from pixelis.memory.ledger import Began, Ledger, Place, Stepped, Stored, survives
+from pixelis.memory.replay import Record
+
+LOOK = 0.1
+"""Seconds between looks at the actors while the learner works."""
 
 
 class Loop:
     """One phase: a crew of rollout actors, a learner, and how far they are.
 
     Example:
+        >>> loop.begin({})                                                 # doctest: +SKIP
         >>> while loop.step < config.stop.steps:                           # doctest: +SKIP
         ...     figures = loop.round()
     """
 
-    def __init__(self, config: RunConfig, crew: Crew, learners: LearnerGroup) -> None:
-        self.config, self.crew, self.learners = config, crew, learners
+    def __init__(
+        self, config: RunConfig, crew: Crew, learners: LearnerGroup, shard: ActorHandle, ledger: Ledger, meters: Meters
+    ) -> None:
+        self.config, self.crew, self.learners, self.shard = config, crew, learners, shard
+        self.ledger, self.meters = ledger, meters
         self.step = 0
         """Optimizer steps tried so far."""
-        self.asked = 0
-        """Questions (scenes) given out so far."""
-        self.stored = 0
-        """Groups in the replay shard."""
+        self.cursor = 0
+        """Questions whose groups the learner has been given: it is part of every checkpoint."""
         self.infra = 0
         """Episodes that ended by infrastructure."""
         self.published = Published((0, 0))
-        self._last = Receipt(-1)
+        self.begun = False
+        self._deaths = 0
+        self._out: set[int] = set()
+        self._stored: dict[int, int] = {}
+        self._read: list[int] = []
+        self._receipts: dict[int, Receipt] = {}
+
+    def begin(self, state: Mapping[str, Any]) -> None:
+        """Start from `state` (of a checkpoint that the learner has restored; empty for a new phase) in a new epoch.
+
+        Stored groups that the learner has not been given are taken over, if their weights are in this lineage.
+        """
+        self.step, self.cursor, self.infra = (int(state.get(k, 0)) for k in ("step", "cursor", "infra"))
+        self.publish()
+        records: list[Record] = answer(self.shard.catalog.remote(), self.config.deadline, "replay shard")
+        gone = {r for e in self.ledger.entries if isinstance(e, Began) for places in e.dropped.values() for r, _ in places}
+        ahead = {n: r for n, r in enumerate(records) if n not in gone and r.indices and r.indices[-1] >= self.cursor}
+        began = Began(self.published.version, self.step)
+        lost = [n for n, r in ahead.items() if not survives(r.version, [*self.ledger.entries, began])]
+        split = [n for n, r in ahead.items() if n not in lost and len({self._iteration(i) for i in r.indices}) > 1]
+        dropped = {"lost weights": _places(lost, records), "iterations of another size": _places(split, records)}
+        self.ledger.write(replace(began, dropped={why: places for why, places in dropped.items() if places}))
+        kept = [n for n in ahead if n not in lost and n not in split]
+        self._stored = {index: n for n in kept for index in records[n].indices}
+        again = self.config.replay.mode == "epochs"
+        self._read = [n for n, r in enumerate(records) if again and r.indices and r.indices[-1] < self.cursor]
+        self._out, self._receipts, self.begun = set(), {}, True
 
     def round(self) -> list[dict[str, float]]:
-        """One round; the figures of each optimizer step, the last with those of the rollouts."""
+        """One iteration; the figures of each optimizer step, the last with those of the rollouts."""
         start = time.monotonic()
-        reciting = self.config.phase == "sft"
-        if not reciting or not self.stored:
-            self._last = self._count(self.crew.run(self.jobs(), self.published))
-        jobs = self.jobs() if reciting else []
-        self.crew.start(jobs, self.published)
+        self._ask()
+        while not self._stored.keys() >= set(self._questions(0)):
+            self._settle(self.crew.collect(self.published, 1.0))
+        waited = time.monotonic() - start
+        records = self._take()
         steps = self._steps()
-        pending = self.learners.begin_update(self.stored, self.step, steps)
-        if reciting:
-            self._last = self._count(self.crew.finish())
-        figures = self.learners.ask(pending)
+        pending = self.learners.begin_update([*self._read, *records], self.step, steps)
+        self._read = []
+        updating, overlapped = self._wait(pending)
+        updates: list[Update] = self.learners.ask(pending)
         self.step += steps
-        if not reciting:
+        self.ledger.write(*self._entries(updates))
+        before = time.monotonic()
+        if self.config.phase != "sft":
             self.publish()
-        return self._numbered(figures, self._last, time.monotonic() - start)
-
-    def jobs(self) -> list[Job]:
-        """The next questions, split evenly over the actors; none when the phase has no more."""
-        settings, tasks = self.config.rollout, self.config.tasks
-        count = min(settings.groups, sum(tasks.scenes.values()) - self.asked) if tasks.scenes else settings.groups
-        indices = range(self.asked, self.asked + count)
-        kind: Kind = "recite" if self.config.phase == "sft" else "sample"
-        epoch = 0 if kind == "recite" else self.published.version[0]  # a teacher recites the same after a resume
-        producer = f"{self.config.name}/{self.config.phase}/{epoch}"
-        parts = [tuple(indices[i :: settings.actors]) for i in range(settings.actors)]
-        first = self.asked
-        self.asked += count
-        return [Job(kind, part, tasks.split, producer, first + i) for i, part in enumerate(parts) if part]
+        now = time.monotonic()
+        times = {"rollout_wait_s": waited, "update_s": updating, "publish_s": now - before, "seconds": now - start}
+        times["overlap"] = overlapped / updating if updating else 0.0
+        receipts = [self._receipts.pop(n) for n in records if n in self._receipts]
+        figures = self._numbered([u.figures for u in updates], total(receipts), times)
+        self.meters.show(figures[-1])
+        for update in updates:
+            self.meters.update(update)
+        return figures
 
     def publish(self) -> None:
         """Offer the learner's weights to the rollout actors."""
         self.published = self.learners.publish()
 
+    def drain(self) -> None:
+        """Wait for all that is on its way, so that nothing is stored after this."""
+        while not self.crew.idle:
+            self._settle(self.crew.collect(self.published, 1.0))
+
     def state(self) -> dict[str, Any]:
         """How far the phase is, for a checkpoint."""
-        return {"step": self.step, "asked": self.asked, "stored": self.stored, "infra": self.infra}
+        return {"step": self.step, "cursor": self.cursor, "infra": self.infra}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.step, self.asked, self.stored, self.infra = (state[k] for k in ("step", "asked", "stored", "infra"))
+    def _ask(self) -> None:
+        """Give out the questions of this iteration and of as many after it as may be asked with these weights."""
+        ahead = 1 if self.config.phase == "sft" else self.config.rollout.staleness
+        for iteration in range(ahead + 1):
+            missing = [i for i in self._questions(iteration) if i not in self._stored and i not in self._out]
+            self.crew.give(self.jobs(missing))
+            self._out |= set(missing)
 
-    def _count(self, receipts: list[Receipt]) -> Receipt:
-        receipt = total(receipts)
-        self.stored += receipt.groups
-        self.infra += int(receipt.sums.get("infra", 0))
-        return receipt
+    def jobs(self, questions: Sequence[int]) -> list[Job]:
+        """Some questions, split evenly over the actors."""
+        kind: Kind = "recite" if self.config.phase == "sft" else "sample"
+        producer = f"{self.config.name}/{self.config.phase}/{self.published.version[0]}"
+        parts = [tuple(questions[i :: self.config.rollout.actors]) for i in range(self.config.rollout.actors)]
+        return [Job(kind, part, self.config.tasks.split, producer, part[0]) for part in parts if part]
+
+    def _questions(self, iteration: int) -> range:
+        """The questions of an iteration, 0 being the next one; none when the phase has no more."""
+        settings, scenes = self.config.rollout, self.config.tasks.scenes
+        first = self.cursor + iteration * settings.groups
+        return range(first, min(first + settings.groups, sum(scenes.values())) if scenes else first + settings.groups)
+
+    def _iteration(self, question: int) -> int:
+        return (question - self.cursor) // self.config.rollout.groups
+
+    def _settle(self, receipts: Sequence[Receipt]) -> None:
+        """Remember what is stored now."""
+        self.ledger.write(*(Stored(receipt.record) for receipt in receipts))
+        for receipt in receipts:
+            self.meters.rollouts(receipt)
+            self._receipts[receipt.record] = receipt
+            self._stored |= dict.fromkeys(receipt.indices, receipt.record)
+            self._out -= set(receipt.indices)
+            self.infra += int(receipt.sums.get("infra", 0))
+        self.meters.count("deaths", self.crew.infra - self._deaths, part="rollout actor")
+        self._deaths = self.crew.infra
+
+    def _take(self) -> list[int]:
+        """The records of this iteration; the cursor moves past it."""
+        questions = self._questions(0)
+        records = sorted({self._stored.pop(i) for i in questions})
+        self.cursor += len(questions)
+        return records
+
+    def _wait(self, pending: Any) -> tuple[float, float]:
+        """Look after the actors until the learner is done: seconds that it took, and those in which actors worked too."""
+        start = last = time.monotonic()
+        both = 0.0
+        while not self.learners.done(pending, LOOK, start):
+            busy = not self.crew.idle
+            if busy:
+                self._settle(self.crew.collect(self.published, 0.0))
+            now = time.monotonic()
+            both, last = both + (now - last) * busy, now
+        return time.monotonic() - start, both
 
     def _steps(self) -> int:
         if self.config.replay.mode == "once":
             return 1
         return min(self.config.replay.steps_per_call, self.config.stop.steps - self.step)
 
-    def _numbered(self, figures: list[dict[str, float]], receipt: Receipt, seconds: float) -> list[dict[str, float]]:
-        """Figures with their step, and what the rollouts of the round were like."""
+    def _entries(self, updates: Sequence[Update]) -> list[Stepped]:
+        first = self.step - len(updates) + 1
+        epoch = self.published.version[0]
+        return [Stepped(epoch, first + i, u.trained, u.dropped) for i, u in enumerate(updates)]
+
+    def _numbered(
+        self, figures: list[dict[str, float]], receipt: Receipt, times: Mapping[str, float]
+    ) -> list[dict[str, float]]:
+        """Figures with their step, and what the rollouts of the iteration were like."""
         first = self.step - len(figures)
         out = [{**one, "step": float(first + i + 1)} for i, one in enumerate(figures)]
         sums = receipt.sums
@@ -102,8 +196,13 @@ class Loop:
             "actors_died": float(self.crew.infra),
             "valid": sums.get("valid", 0.0) / steps if steps else 1.0,
             "chain_length": receipt.mean("steps"),
-            "seconds": seconds,
+            **times,
         }
         if self.config.phase != "sft":
             out[-1] |= {"reward": receipt.mean("reward"), "answer": receipt.mean("answer")}
         return out
+
+
+def _places(numbers: Sequence[int], records: Sequence[Record]) -> tuple[Place, ...]:
+    """Every trajectory of some records."""
+    return tuple((n, k) for n in numbers for k in range(records[n].trajectories))

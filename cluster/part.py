@@ -25,6 +25,11 @@ def answer(ref: Any, seconds: float, part: str) -> Any:
         raise PartError(f"the {part} died: {str(e).strip().splitlines()[0]}") from e
 
 
+def where() -> str:
+    """This process and its node, for people."""
+    return f"process {os.getpid()} on {ray.util.get_node_ip_address()}"
+
+
 def quiet() -> None:
     """One thread for this process, since the cores belong to all parts, and no bars of libraries."""
     import cv2

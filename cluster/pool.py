@@ -1,61 +1,72 @@
-"""What the learner draws from: groups of the shard once in order, or again and again by a mixture."""
+"""What the learner draws from: groups once, or again and again by a mixture; each knows where it is stored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from pixelis.cluster.config import ReplaySettings, Stage
+from pixelis.memory.ledger import Place
 from pixelis.memory.trajectory import Group
 
-Take = Callable[[int, int], list[Group]]
-"""(how many, cursor) -> groups: the replay shard's `take`."""
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A stored group. Example: Held(group, record=7, first=4).places == ((7, 4), (7, 5))"""
+
+    group: Group
+    record: int
+    first: int
+    """Which of the record's trajectories is the group's first."""
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where each of its trajectories stands."""
+        return tuple((self.record, self.first + k) for k in range(len(self.group)))
 
 
 class Pool:
-    """Groups by the settings of a phase. Draws depend on (seed, step) and on what is stored, not on who stored it first.
+    """Groups by the settings of a phase. Draws depend on (seed, step) and on what was added, not on who stored it first.
 
     Example:
-        >>> pool = Pool(ReplaySettings("epochs"), seed=0, take=shard.take)     # doctest: +SKIP
-        >>> pool.grow(100)                          # 100 groups are in the shard        # doctest: +SKIP
+        >>> pool = Pool(ReplaySettings("epochs"), seed=0)                                # doctest: +SKIP
+        >>> pool.add({7: shard.read([7])[0]})                                            # doctest: +SKIP
         >>> batch = pool.draw(step=7)                                                    # doctest: +SKIP
     """
 
-    def __init__(self, settings: ReplaySettings, seed: int, take: Take) -> None:
-        self.settings, self.seed, self._take = settings, seed, take
-        self.cursor = 0
-        self._fresh: list[Group] = []
-        self._families: dict[str, list[Group]] = {}
+    def __init__(self, settings: ReplaySettings, seed: int) -> None:
+        self.settings, self.seed = settings, seed
+        self._fresh: list[Held] = []
+        self._families: dict[str, list[Held]] = {}
 
-    def grow(self, stored: int) -> None:
-        """Read what the shard holds beyond the cursor, up to `stored` groups in all."""
-        if stored <= self.cursor:
-            return
-        groups = sorted(self._take(stored - self.cursor, self.cursor), key=lambda g: (g.task_id, g.trajectories[0].id))
-        self.cursor += len(groups)
-        if self.settings.mode == "once":
-            self._fresh += groups
-            return
-        for group in groups:
-            self._families.setdefault(group.trajectories[0].family, []).append(group)
-        for kept in self._families.values():
-            kept.sort(key=lambda g: (g.task_id, g.trajectories[0].id))
+    def add(self, records: Mapping[int, Sequence[Group]]) -> None:
+        """Take the groups of some records in."""
+        for number, groups in records.items():
+            first = 0
+            for group in groups:
+                family = group.trajectories[0].family
+                kept = self._fresh if self.settings.mode == "once" else self._families.setdefault(family, [])
+                kept.append(Held(group, number, first))
+                first += len(group)
+        for kept in (self._fresh, *self._families.values()):
+            kept.sort(key=lambda held: (held.group.task_id, held.group.trajectories[0].id))
 
-    def draw(self, step: int) -> list[Group]:
+    def draw(self, step: int) -> list[Held]:
         """The groups of optimizer step `step` (0-based). ValueError when the mixture wants a family that is not there."""
         if self.settings.mode == "once":
-            groups, self._fresh = self._fresh, []
-            return groups
+            fresh, self._fresh = self._fresh, []
+            return fresh
         rng = np.random.default_rng([self.seed, step])
         batch = stage_at(self.settings.mixture, step).batch
-        return [group for family, count in batch.items() for group in self._some(family, count, rng)]
+        return [held for family, count in batch.items() for held in self._some(family, count, rng)]
 
-    def _some(self, family: str, count: int, rng: np.random.Generator) -> list[Group]:
-        groups = self._families.get(family, [])
-        if count and not groups:
+    def _some(self, family: str, count: int, rng: np.random.Generator) -> list[Held]:
+        kept = self._families.get(family, [])
+        if count and not kept:
             raise ValueError(f"no {family} in the replay shard, the mixture wants {count}; it has {', '.join(self._families)}")
-        return [groups[i] for i in rng.integers(len(groups), size=count)] if count else []
+        return [kept[i] for i in rng.integers(len(kept), size=count)] if count else []
 
 
 def stage_at(mixture: tuple[Stage, ...], step: int) -> Stage:

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -22,6 +23,7 @@ from pixelis.actors.world import Split
 from pixelis.cluster import usage
 from pixelis.cluster.config import ConfigError, RunConfig, dump
 from pixelis.cluster.evaluate import Evaluation, gather, jobs, write
+from pixelis.cluster.part import PartError
 from pixelis.cluster.policy import resolve
 from pixelis.cluster.progress import Bar
 from pixelis.cluster.track import Track, read_summary, write_summary
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 KEPT = 2
 """Checkpoints of a phase that stay on disk."""
+REBUILDS = 3
+"""Times that learners are rebuilt from one checkpoint before the run ends."""
 
 
 class Interrupted(Exception):
@@ -76,6 +80,7 @@ class Phase:
         self.resumed = latest(self.folder) if resume else None
         self.meter, self.load = usage.Meter(), usage.load()
         self.spent = {"wall_s": 0.0, "cpu_s": 0.0}
+        self.rebuilt = Counter[Path]()
 
     def run(self) -> None:
         """Train, evaluate, and write everything down. Raises Interrupted after Ctrl-C."""
@@ -83,14 +88,19 @@ class Phase:
         (self.root / f"config-{self.config.phase}.toml").write_text(dump(self.config))
         uri = self.config.tracking.format(runs=RUNS)
         track = Track(self.root, self.config.phase, uri, asdict(self.config))
-        import ray
+        from pixelis.cluster.learner_group import LearnerLost
 
         algorithm, status = None, "FAILED"
         try:
             algorithm = self._build()
-            self._train(algorithm, track)
-            self._finish(algorithm)
-            status = "FINISHED"
+            track.rewind(algorithm.loop.step)
+            while status != "FINISHED":
+                try:
+                    self._train(algorithm, track)
+                    self._finish(algorithm)
+                    status = "FINISHED"
+                except LearnerLost as lost:
+                    self._recover(algorithm, lost, track)
         except Interrupted:
             status = "KILLED"
             raise
@@ -100,22 +110,18 @@ class Phase:
             if algorithm is not None:
                 algorithm.stop()
                 _remove_empty(Path(algorithm.logdir))
-                ray.kill(self.shard)
 
     def _build(self) -> PixelisAlgorithm:
         from pixelis.cluster.algorithm import PixelisConfig
-        from pixelis.cluster.shard import start_shard
 
-        epoch = _next_epoch(self.root)
-        self.shard = start_shard(self.root.resolve(), self.config.phase)
-        made = PixelisConfig().for_run(self.config, self.root.resolve(), self.shard, epoch)
+        made = PixelisConfig().for_run(self.config, self.root.resolve(), epoch=_next_epoch(self.root))
         with _stderr_to(self.root / "ray.log"):
             algorithm = cast("PixelisAlgorithm", made.build_algo())
         if self.resumed:
-            state = algorithm.learners.restore(self.resumed)
-            algorithm.loop.set_state(state["loop"])
-            self.spent = state["spent"]
-        algorithm.loop.publish()
+            self.spent = algorithm.go_on(self.resumed.resolve())["spent"]
+        else:
+            algorithm.begin()
+            self._save(algorithm)  # so that there is always one to go on from
         return algorithm
 
     def _train(self, algorithm: PixelisAlgorithm, track: Track) -> None:
@@ -135,6 +141,16 @@ class Phase:
                     self._save(algorithm)
                 if self._gate(algorithm, before, track, bar):
                     break
+
+    def _recover(self, algorithm: PixelisAlgorithm, lost: PartError, track: Track) -> None:
+        """A learner rank is lost: all are rebuilt from the newest checkpoint, a few times."""
+        newest = cast(Path, latest(self.folder))
+        self.rebuilt[newest] += 1
+        if self.rebuilt[newest] > REBUILDS:
+            raise lost
+        print(f"{lost}: going on from {newest}", flush=True)
+        algorithm.rebuild(newest.resolve())
+        track.rewind(algorithm.loop.step)
 
     def _where(self) -> str:
         return f"goes on from {self.resumed}" if self.resumed else f"starts from {self.config.start}"
@@ -180,8 +196,8 @@ class Phase:
         loop.publish()
         row |= {
             "steps": loop.step, "version": list(loop.published.version), "infra": loop.infra,
-            "actors_died": algorithm.crew.infra, "policy": str(policy), **self._spent(), "load_start": self.load,
-            "load_end": usage.load(),
+            "actors_died": algorithm.crew.infra, "learners_rebuilt": self.rebuilt.total(), "policy": str(policy),
+            **self._spent(), "load_start": self.load, "load_end": usage.load(),
         }  # fmt: skip
         write_summary(self.root, {"phases": {config.phase: row}, "versions": usage.versions(), "seed": config.seed})
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ray.actor import ActorHandle
 
@@ -15,8 +17,9 @@ from pixelis.actors.render import Renderer
 from pixelis.actors.rollout import RolloutWorker
 from pixelis.actors.tasks import TaskSource
 from pixelis.actors.world import Split
+from pixelis.cluster.backlog import Backlog
 from pixelis.cluster.config import RunConfig
-from pixelis.cluster.job import Job, Published, Receipt
+from pixelis.cluster.job import Job, Published, Receipt, Report
 from pixelis.cluster.part import answer, quiet
 from pixelis.cluster.policy import open_policy
 from pixelis.memory.codec import encode
@@ -39,6 +42,15 @@ class Runner:
         quiet()
 
     @cached_property
+    def backlog(self) -> Backlog:
+        """The jobs that were given and not taken back yet."""
+        return Backlog(self.run)
+
+    def poll(self, jobs: Sequence[Job], published: Published | None, seconds: float) -> Report:
+        """Give jobs and take what is done, waiting up to `seconds` for any: see `Backlog`."""
+        return self.backlog.poll(jobs, published, seconds)
+
+    @cached_property
     def store(self) -> MediaStore:
         """The media of the run, shared by all processes of this node."""
         return MediaStore(self.root / "media")
@@ -54,16 +66,21 @@ class Runner:
         start = time.monotonic()
         self._pull(published)
         worker = self._worker(job.split, equally=job.kind == "evaluate")
+        before = worker.toolbox.retried, worker.repeated
         if job.kind == "evaluate":
             outcomes, trajectories = worker.evaluate(job.indices)
             episodes = encode([Group(t.task_id, (t,)) for t in trajectories]) if trajectories else b""
             sums = sums_of(trajectories, start) | {"infra": float(len(job.indices) - len(trajectories))}
-            return Receipt(job.seq, 0, sums, tuple(outcomes), episodes)
+            return Receipt(job.key, sums=sums, outcomes=tuple(outcomes), episodes=episodes)
         act: Callable[[Sequence[int]], list[Group]] = worker.recite if job.kind == "recite" else worker.sample
         groups = act(job.indices)
         assert self.shard is not None
-        answer(self.shard.add.remote(job.producer, job.seq, encode(groups)), self.config.deadline, "replay shard")
-        return Receipt(job.seq, len(groups), sums_of([t for g in groups for t in g.trajectories], start))
+        stored: Any = self.shard.add.remote(job.producer, job.seq, encode(groups), indices=job.indices)
+        record = answer(stored, self.config.deadline, "replay shard")
+        sums = sums_of([t for g in groups for t in g.trajectories], start)
+        retries = worker.toolbox.retried - before[0], worker.repeated - before[1]
+        sums |= {"call_retries": float(retries[0]), "episode_retries": float(retries[1])}
+        return Receipt(job.key, record, job.indices, len(groups), sums)
 
     def look(self, split: Split, published: Published | None = None) -> float:
         """Vision liveness: see `actors.liveness.check_vision`."""
@@ -103,5 +120,14 @@ def sums_of(trajectories: Sequence[Trajectory], start: float) -> dict[str, float
         "steps": float(sum(t.chain_length for t in whole)),
         "valid": float(sum(t.chain_length - t.n_invalid for t in whole)),
         "tokens": float(sum(int(t.mask.sum()) for t in whole)),
+        **calls_of(trajectories),
         "seconds": time.monotonic() - start,
     }
+
+
+def calls_of(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """How many calls ended how, and the seconds that they took."""
+    results = [turn.result for t in trajectories for turn in t.turns if turn.result is not None]
+    ended = Counter(result.failure.cls if result.failure else "ok" for result in results)
+    counts = {f"calls_{outcome}": float(ended[outcome]) for outcome in ("ok", "policy", "tool", "infra")}
+    return {**counts, "tool_s": sum(result.ms for result in results) / 1000}

@@ -39,11 +39,22 @@ class Track:
         if self._client is not None:
             self._queue(step, {k: v for k, v in finite.items() if v is not None})
 
+    def rewind(self, step: int) -> None:
+        """Forget the phase's lines after `step`: those weights are lost, the phase goes on from before them."""
+        path = self.root / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and not self._after(json.loads(line), step)]
+        if kept != lines:
+            replace_file(path, "".join(kept).encode())
+
     def close(self, status: str = "FINISHED") -> None:
         """Send what waits; `status` is MLflow's: FINISHED, FAILED or KILLED."""
         if self._client is not None:
             self._flush()
             self._client.set_terminated(self._run, status)
+
+    def _after(self, line: Mapping[str, Any], step: int) -> bool:
+        return line["phase"] == self.phase and line["step"] > step
 
     def _open(self, uri: str, params: Mapping[str, Any]) -> None:
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # else it tells how it makes its tables

@@ -54,6 +54,8 @@ class Sample:
 
     trajectory: Trajectory
     advantage: float
+    place: tuple[int, int] = (0, 0)
+    """Its group in the batch, and which of the group's trajectories it is."""
 
 
 class Learner:
@@ -72,6 +74,8 @@ class Learner:
         )
         self.features = FeatureCache(model, store)
         self.reference = Reference(model) if settings.loss == "grpo" else None
+        self.left_out: dict[str, list[tuple[int, int]]] = {}
+        """What the last update did not learn from, by reason: (group, trajectory in it) by position."""
 
     def update(self, groups: Sequence[Group]) -> dict[str, float]:
         """One step on some groups. Infrastructure failures and groups without contrast are left out and counted.
@@ -86,6 +90,7 @@ class Learner:
         figures |= {"grad_norm": float(norm), "step": float(self.version[1])}
         if not (np.isfinite(figures["loss"]) and torch.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
+            self.left_out["non_finite"] = [s.place for s in samples]
             return {**figures, "skipped": 1.0, "non_finite": 1.0}
         step = self.version[1] + 1
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
@@ -123,21 +128,27 @@ class Learner:
     def _admit(self, groups: Sequence[Group]) -> tuple[list[Sample], dict[str, float]]:
         """What this step learns from, with its credit, and what was left out and why."""
         samples: list[Sample] = []
-        infra = uniform = 0
-        for group in groups:
-            whole = [t for t in group.trajectories if t.status not in ("infra", "cancelled")]
-            infra += len(group) - len(whole)
+        self.left_out = {"infra": [], "uniform": []}
+        uniform = 0
+        for number, group in enumerate(groups):
+            whole = {(number, k): t for k, t in enumerate(group.trajectories) if t.status not in ("infra", "cancelled")}
+            self.left_out["infra"] += [(number, k) for k in range(len(group)) if (number, k) not in whole]
             if not whole:
                 continue
-            if self.settings.loss == "imitation":
-                samples += [Sample(t, 1.0) for t in whole]
-                continue
-            credit = advantages(Group(group.task_id, tuple(whole)), self.settings.advantage_floor)
+            credit = self._credit(Group(group.task_id, tuple(whole.values())))
             if np.abs(credit).max() < 1e-6:
                 uniform += 1
+                self.left_out["uniform"] += whole
                 continue
-            samples += [Sample(t, float(a)) for t, a in zip(whole, credit, strict=True)]
-        return samples, {"groups": float(len(groups)), "groups_uniform": float(uniform), "dropped_infra": float(infra)}
+            samples += [Sample(t, float(a), place) for (place, t), a in zip(whole.items(), credit, strict=True)]
+        infra = float(len(self.left_out["infra"]))
+        return samples, {"groups": float(len(groups)), "groups_uniform": float(uniform), "dropped_infra": infra}
+
+    def _credit(self, group: Group) -> np.ndarray:
+        """What each trajectory of a group counts: a demonstration 1, a rollout its advantage."""
+        if self.settings.loss == "imitation":
+            return np.ones(len(group))
+        return advantages(group, self.settings.advantage_floor)
 
     def _loss(self, samples: list[Sample]) -> tuple[Tensor, dict[str, float]]:
         """Loss of a micro-batch, and figures."""

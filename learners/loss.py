@@ -22,6 +22,8 @@ class GrpoSettings:
     clip_high: float = 0.2
     beta: float = 0.02
     """Weight of the KL to the reference policy."""
+    truncate: float = 0.0
+    """For rollouts by older weights: importance weights are cut off here and nothing is clipped; 0: the paper's clipping."""
 
 
 def imitation(logprobs: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -52,9 +54,13 @@ def grpo(
     and the weight of the token (paper 5.7: one over the length of its trajectory).
     """
     ratio = (logprobs - old).exp()
-    clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
     share = weights / weights.sum()
-    surrogate = (share * torch.minimum(ratio * advantages, clipped * advantages)).sum()
+    if settings.truncate:  # one update a batch: the policy that the clipping would hold close is the one that is here now
+        clipped = ratio.detach().clamp(max=settings.truncate)
+        surrogate = (share * clipped * advantages * (logprobs - logprobs.detach()).exp()).sum()
+    else:
+        clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+        surrogate = (share * torch.minimum(ratio * advantages, clipped * advantages)).sum()
     kl = (share * k3(logprobs, reference)).sum()
     loss = -surrogate + settings.beta * kl
     figures = {

@@ -1,22 +1,21 @@
 """One replay shard: groups of trajectories, durable before they are acknowledged, each exactly once.
 
 A plain class with a single writer; `cluster/` wraps it in a named actor. Exactly once is at-least-once sending plus the
-key (producer, seq), rebuilt from the log at every open.
+key (producer, seq), rebuilt from the log at every open. What was consumed is not known here: that belongs to the weights
+(`memory.ledger`).
 """
 
 import hashlib
 import json
-from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-import numpy as np
+from typing import Any, Protocol
 
 from pixelis.memory.codec import decode, encode
-from pixelis.memory.log import Log, replace_file
-from pixelis.memory.trajectory import Group
+from pixelis.memory.log import Log
+from pixelis.memory.trajectory import Group, Version
 from pixelis.tools.media import MediaStore
 
 
@@ -26,141 +25,107 @@ class Holder(Protocol):
     def __contains__(self, sha: str, /) -> bool: ...
 
 
-class Seen:
-    """Which (producer, seq) were stored: per producer a high-water mark, and a set for what came ahead of it."""
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the shard knows of one record without reading it: the groups of one job.
 
-    def __init__(self) -> None:
-        self._below: dict[str, int] = {}
-        self._ahead: dict[str, set[int]] = {}
+    Example: Record("tiny/rft/0", 3, (6, 7), (0, 3), groups=2, trajectories=8)
+    """
 
-    def __contains__(self, key: tuple[str, int]) -> bool:
-        producer, seq = key
-        return seq < self._below.get(producer, 0) or seq in self._ahead.get(producer, ())
-
-    def add(self, producer: str, seq: int) -> None:
-        """Remember one key; sequences start at 0."""
-        ahead, mark = self._ahead.setdefault(producer, set()), self._below.get(producer, 0)
-        ahead.add(seq)
-        while mark in ahead:
-            ahead.remove(mark)
-            mark += 1
-        self._below[producer] = mark
+    producer: str
+    seq: int
+    indices: tuple[int, ...]
+    """The task indices that were asked."""
+    version: Version
+    """The newest weights that any of its turns was sampled with; (0, 0) without turns."""
+    groups: int
+    trajectories: int
+    media: tuple[str, ...] = ()
+    """sha256 of every source medium that its groups name."""
 
 
 class ReplayShard:
-    """Groups in insertion order under `root`: `log/` their records, `media/` their source media, `consumed.json`.
+    """Records in the order they came, under `root`: `log/` what they hold, `media/` their source media.
 
     `datasets` are read-only media stores (anything that answers `sha in dataset`) whose content is durable already.
-    `cursor` counts the groups consumed. It and the drop counts survive a killed process; a run that resumes from a
-    checkpoint overrides both with what that says (`seek`).
 
     Raises: LogError (see `memory.log.Log`) on opening a damaged or busy shard.
 
     Example: ReplayShard(Path("run/replay-0")).add("run/0/1", 0, [group], {sha: png})
     """
 
-    def __init__(
-        self, root: Path, datasets: Sequence[Holder] = (), segment_bytes: int = 64 << 20, decoded: int = 16
-    ) -> None:
+    def __init__(self, root: Path, datasets: Sequence[Holder] = (), segment_bytes: int = 64 << 20, decoded: int = 16) -> None:
         self.root, self.datasets = root, tuple(datasets)
         self._log = Log(root / "log", segment_bytes)
         self.media = MediaStore(root / "media")
-        self._seen = Seen()
-        self._firsts: list[int] = []  # number of the first group in each record
-        self._len = 0
+        self.records: list[Record] = []
+        self._numbers: dict[tuple[str, int], int] = {}
         self._decoded: OrderedDict[int, list[Group]] = OrderedDict()
         self._keep = decoded
         self._duplicates = 0
+        self.references: Counter[str] = Counter()
+        """Records that name a source medium, by sha256: its bytes are needed while there is one."""
         for key in self._log.keys:
-            self._admit(**json.loads(key))
-        self.cursor, self._dropped = 0, Counter[str]()
-        self._load_consumed()
+            self._admit(_record(key))
 
     def add(
-        self, producer: str, seq: int, groups: bytes | list[Group], media: dict[str, bytes] | None = None
-    ) -> Literal["stored", "dup"]:
-        """Store groups (encoded or not) once per (producer, seq); returns when they and their media are durable.
+        self,
+        producer: str,
+        seq: int,
+        groups: bytes | list[Group],
+        media: dict[str, bytes] | None = None,
+        indices: Sequence[int] = (),
+    ) -> int:
+        """Store groups (encoded or not) once per (producer, seq); returns the record's number when all is durable.
 
         `media` maps sha256 to bytes. Raises ValueError naming the sha of a source medium that a group names and that
         is neither given, nor in this shard, nor in a dataset; nothing is stored then. CodecError for foreign bytes.
         """
-        if (producer, seq) in self._seen:
+        if (producer, seq) in self._numbers:
             self._duplicates += 1
-            return "dup"
-        if seq < 0:
-            raise ValueError(f"producer {producer}: seq {seq} is negative")
+            return self._numbers[producer, seq]
         members, data = (decode(groups), groups) if isinstance(groups, bytes) else (groups, encode(groups))
         self._keep_media(members, media or {})
-        key = {"producer": producer, "seq": seq, "groups": len(members)}
-        self._log.append(json.dumps(key).encode(), data)
-        self._admit(producer, seq, len(members))
-        return "stored"
+        record = describe(producer, seq, members, indices)
+        self._log.append(json.dumps(asdict(record)).encode(), data)
+        return self._admit(record)
 
-    def take(self, n: int, cursor: int | None = None) -> list[Group]:
-        """The next `n` groups (fewer when fewer are there) in insertion order; the cursor moves past them.
+    def read(self, numbers: Sequence[int]) -> list[list[Group]]:
+        """The groups of some records, from disk. IndexError for a record that is not there."""
+        return [self._groups(number) for number in numbers]
 
-        A caller that may send a call twice gives the cursor it reads from: the repeated call answers the same.
-        """
-        start = self.cursor if cursor is None else self._checked(cursor)
-        stop = min(start + n, len(self))
-        groups = [self[i] for i in range(start, stop)]
-        self.cursor = stop
-        self._save_consumed()
-        return groups
+    def catalog(self) -> list[Record]:
+        """What every record is, by number."""
+        return list(self.records)
 
-    def sample(self, n: int, rng: np.random.Generator) -> list[Group]:
-        """`n` different groups (fewer when fewer are there), uniform over everything stored; the cursor stays."""
-        return [self[int(i)] for i in rng.permutation(len(self))[:n]]
-
-    def seek(self, cursor: int, dropped: dict[str, int] | None = None) -> None:
-        """Go back (or on) to a saved cursor, with the drop counts saved beside it when given."""
-        self.cursor = self._checked(cursor)
-        if dropped is not None:
-            self._dropped = Counter(dropped)
-        self._save_consumed()
-
-    def drop(self, reason: str, count: int = 1) -> None:
-        """Account for taken groups that will not be trained on."""
-        self._dropped[reason] += count
-        self._save_consumed()
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """Groups dropped, by reason."""
-        return dict(self._dropped)
-
-    def stats(self) -> dict[str, Any]:
-        """Counts of groups (except `records` and `bytes`); `pending` are stored and not consumed."""
+    def stats(self) -> dict[str, int]:
+        """Counts for a dashboard."""
         return {
+            "records": len(self.records),
             "groups": len(self),
-            "records": len(self._log),
+            "trajectories": sum(r.trajectories for r in self.records),
             "bytes": self._log.size,
-            "cursor": self.cursor,
-            "pending": len(self) - self.cursor,
+            "media": len(self.references),
             "duplicates": self._duplicates,
-            "dropped": self.dropped,
         }
 
     def __len__(self) -> int:
-        return self._len
-
-    def __getitem__(self, index: int) -> Group:
-        """The group with this number in insertion order, read back from disk."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.root}: group {index} of {len(self)}")
-        record = bisect_right(self._firsts, index) - 1
-        return self._record(record)[index - self._firsts[record]]
+        """Groups in all records."""
+        return sum(r.groups for r in self.records)
 
     def close(self) -> None:
         """Let another process open the shard."""
         self._log.close()
 
-    def _admit(self, producer: str, seq: int, groups: int) -> None:
-        self._seen.add(producer, seq)
-        self._firsts.append(self._len)
-        self._len += groups
+    def _admit(self, record: Record) -> int:
+        number = self._numbers[record.producer, record.seq] = len(self.records)
+        self.records.append(record)
+        self.references.update(record.media)
+        return number
 
-    def _record(self, number: int) -> list[Group]:
+    def _groups(self, number: int) -> list[Group]:
+        if not 0 <= number < len(self.records):
+            raise IndexError(f"{self.root}: record {number} of {len(self.records)}")
         if number not in self._decoded:
             self._decoded[number] = decode(self._log.read(number))
             if len(self._decoded) > self._keep:
@@ -179,17 +144,16 @@ class ReplayShard:
         for sha in missing:
             self.media.put(media[sha])
 
-    def _checked(self, cursor: int) -> int:
-        if not 0 <= cursor <= len(self):
-            raise ValueError(f"{self.root}: cursor {cursor} is outside 0..{len(self)}")
-        return cursor
 
-    def _load_consumed(self) -> None:
-        path = self.root / "consumed.json"
-        if path.exists():
-            raw = json.loads(path.read_text())
-            self.cursor, self._dropped = self._checked(raw["cursor"]), Counter(raw["dropped"])
+def describe(producer: str, seq: int, groups: Sequence[Group], indices: Sequence[int] = ()) -> Record:
+    """The record that some groups make."""
+    trajectories = [t for g in groups for t in g.trajectories]
+    newest = max((version for t in trajectories for version in t.versions), default=(0, 0))
+    media = tuple(dict.fromkeys(sha for g in groups for sha in g.media))
+    return Record(producer, seq, tuple(indices), newest, len(groups), len(trajectories), media)
 
-    def _save_consumed(self) -> None:
-        state = {"cursor": self.cursor, "dropped": self._dropped}
-        replace_file(self.root / "consumed.json", json.dumps(state).encode())
+
+def _record(key: bytes) -> Record:
+    raw: dict[str, Any] = json.loads(key)
+    lists = {name: tuple(raw[name]) for name in ("indices", "version", "media")}
+    return Record(**{**raw, **lists})

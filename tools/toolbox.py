@@ -13,6 +13,8 @@ from pixelis.tools.media import MediaError, MediaStore
 
 MEMO_COUNT = 4096
 MAX_CALLS = 32
+TRIES = 3
+"""Attempts at a call that infrastructure fails, the first included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,9 @@ class Tool(Protocol):
 class Toolbox:
     """Runs calls on a workspace: `run` returns every policy, tool and infra failure typed, and raises only for bugs.
 
-    `deadline` is seconds per call; `max_calls` bounds the attempted calls of one episode and `limits` those of single
-    ops (infra failures do not count). Learned backends take the place of the classical ones through `tools`.
+    `deadline` is seconds per attempt at a call; a call that infrastructure fails is tried again. `max_calls` bounds the
+    attempted calls of one episode and `limits` those of single ops (infra failures do not count). Learned backends take
+    the place of the classical ones through `tools`.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class Toolbox:
         self.max_calls = max_calls
         self.limits = dict(limits or {})
         self.memo_count = memo_count
-        self.hits = 0
+        self.hits = self.retried = 0
         self._memo: OrderedDict[str, Outcome | Failure] = OrderedDict()
 
     def run(self, workspace: Workspace, call: ToolCall) -> ToolResult:
@@ -81,7 +84,7 @@ class Toolbox:
         start = time.monotonic()
         tool_id = self.tools[call.name].id if call.name in self.tools else ""
         try:
-            outcome = self._outcome(workspace, call, start + self.deadline)
+            outcome = self._tried(workspace, call)
         except (ToolFailure, MediaError) as error:
             failure = _failure(error)
             return ToolResult(False, call.name, failure=failure, tool=tool_id, ms=_ms(start))
@@ -97,6 +100,16 @@ class Toolbox:
             views=tuple(h.view for h in handles),
             payloads=tuple(h.payload.digest() for h in handles if h.payload),
         )
+
+    def _tried(self, workspace: Workspace, call: ToolCall) -> Outcome:
+        for left in reversed(range(TRIES)):
+            try:
+                return self._outcome(workspace, call, time.monotonic() + self.deadline)
+            except ToolFailure as error:
+                if error.cls != "infra" or not left:
+                    raise
+                self.retried += 1
+        raise AssertionError("TRIES is positive")
 
     def _outcome(self, workspace: Workspace, call: ToolCall, until: float) -> Outcome:
         self._spend(workspace, call.name)

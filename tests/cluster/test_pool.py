@@ -15,39 +15,48 @@ GROUPS = [group(f"t{i}", "code.caption" if i % 2 else "code") for i in range(20)
 EPOCHS = ReplaySettings("epochs", mixture=(Stage(3, {"code.caption": 4}), Stage(batch={"code": 3, "code.caption": 1})))
 
 
-def pool(settings: ReplaySettings, groups: list[Group]) -> Pool:
-    return Pool(settings, 0, lambda count, cursor: groups[cursor : cursor + count])
+def pool(settings: ReplaySettings, *records: list[Group]) -> Pool:
+    some = Pool(settings, 0)
+    for number, groups in enumerate(records):
+        some.add({number: groups})
+    return some
+
+
+def drawn(some: Pool, step: int) -> list[Group]:
+    return [held.group for held in some.draw(step)]
 
 
 def test_once_gives_every_group_exactly_once() -> None:
-    some = pool(ReplaySettings("once"), GROUPS)
-    some.grow(5)
-    first = some.draw(0)
-    some.grow(20)
+    some = pool(ReplaySettings("once"), GROUPS[:5])
+    first = drawn(some, 0)
+    some.add({7: GROUPS[5:]})
     assert {g.task_id for g in first} == {f"t{i}" for i in range(5)}
-    assert len(some.draw(1)) == 15
-    assert some.draw(2) == []
+    assert len(drawn(some, 1)) == 15
+    assert drawn(some, 2) == []
+
+
+def test_a_group_knows_where_each_of_its_trajectories_stands() -> None:
+    two = Group("t0", (*GROUPS[0].trajectories, Trajectory("other", "t0", "?", (), (), "b", family="code")))
+    some = pool(ReplaySettings("once"), [GROUPS[1]], [GROUPS[3], two])
+    assert {held.group.task_id: held.places for held in some.draw(0)} == {
+        "t0": ((1, 1), (1, 2)), "t1": ((0, 0),), "t3": ((1, 0),),
+    }  # fmt: skip
 
 
 def test_a_mixture_gives_its_shares() -> None:
     some = pool(EPOCHS, GROUPS)
-    some.grow(20)
-    families = [[g.trajectories[0].family for g in some.draw(step)] for step in range(6)]
+    families = [[g.trajectories[0].family for g in drawn(some, step)] for step in range(6)]
     assert all(f == ["code.caption"] * 4 for f in families[:3])
     assert all(f.count("code.caption") == 1 for f in families[3:])
 
 
-def test_draws_do_not_depend_on_who_stored_first_nor_on_how_often_was_read() -> None:
-    one, other = pool(EPOCHS, GROUPS), pool(EPOCHS, GROUPS[::-1])
-    one.grow(20)
-    for stored in (3, 11, 20):
-        other.grow(stored)
-    assert [one.draw(step) for step in range(8)] == [other.draw(step) for step in range(8)]
+def test_draws_do_not_depend_on_who_stored_first_nor_on_how_often_was_added() -> None:
+    one, other = pool(EPOCHS, GROUPS), pool(EPOCHS, GROUPS[:8:-1], GROUPS[4:9], GROUPS[:4])
+    assert [drawn(one, step) for step in range(8)] == [drawn(other, step) for step in range(8)]
 
 
 def test_a_kind_that_is_missing_is_named() -> None:
     some = pool(EPOCHS, [g for g in GROUPS if "caption" not in g.trajectories[0].family])
-    some.grow(10)
     with pytest.raises(ValueError, match=r"no code\.caption in the replay shard, the mixture wants 4; it has code"):
         some.draw(0)
 

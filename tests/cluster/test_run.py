@@ -16,6 +16,7 @@ from pixelis.cluster.run import train_all
 from pixelis.memory.checkpoint import latest
 from pixelis.memory.checkpoint import load as load_checkpoint
 from pixelis.memory.codec import decode
+from pixelis.memory.ledger import Ledger, account
 from pixelis.memory.replay import ReplayShard
 from pixelis.tools.media import MediaStore
 
@@ -58,10 +59,14 @@ def test_versions_of_phases_do_not_overlap(run: Path) -> None:
 
 def test_what_was_acted_is_durable_and_whole(run: Path) -> None:
     shard = ReplayShard(run / "replay" / "rft", [MediaStore(run / "media")])
-    assert len(shard) == 4 and all(len(shard[i]) == 4 for i in range(4))
-    assert shard.stats()["pending"] == 0
-    assert {t.versions[0] for i in range(4) for t in shard[i].trajectories} == {(1, 0)}
+    groups = [group for groups in shard.read(range(len(shard.records))) for group in groups]
+    assert len(groups) == len(shard) == 4 and all(len(group) == 4 for group in groups)
+    assert {t.versions[0] for group in groups for t in group.trajectories} <= {(1, 0), (1, 1)}
+    ledger = Ledger(run / "ledger" / "rft")
+    found = account(shard.catalog(), ledger.entries, once=True)
+    assert found.balanced and (found.stored, found.pending) == (16, 0)
     shard.close()
+    ledger.close()
 
 
 def test_evaluated_episodes_are_kept_with_their_media(run: Path) -> None:

@@ -16,10 +16,9 @@ from pixelis.cluster.algorithm import PixelisAlgorithm, PixelisConfig, RolloutGr
 from pixelis.cluster.config import load
 from pixelis.cluster.crew import Bug
 from pixelis.cluster.job import Job
-from pixelis.cluster.learner_group import LearnerGroup
+from pixelis.cluster.learner_group import LearnerGroup, LearnerLost
 from pixelis.cluster.part import PartError
 from pixelis.cluster.run import ray_session
-from pixelis.cluster.shard import start_shard
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -32,8 +31,8 @@ def algorithm(untrained: Path, workplace: Path) -> Iterator[PixelisAlgorithm]:
     room = replace(run, learner=replace(run.learner, ranks=3))  # one test adds a group of two ranks
     with ray_session([room], dashboard=False):
         root = workplace / "runs" / "seams"
-        made = PixelisConfig().for_run(run, root, start_shard(root, "rft"), 3).build_algo()
-        made.loop.publish()
+        made = PixelisConfig().for_run(run, root, epoch=3).build_algo()
+        made.begin()
         yield made
         made.stop()
 
@@ -71,7 +70,7 @@ def test_train_runs_our_training_step_and_reports(algorithm: PixelisAlgorithm) -
 
 
 def test_a_bug_in_an_actor_comes_back_and_the_actor_lives(algorithm: PixelisAlgorithm) -> None:
-    with pytest.raises(PartError, match=r"(?s)failed in sample: .*Traceback"):
+    with pytest.raises(PartError, match=r"(?s)failed: .*Traceback"):
         algorithm.crew.run([Job("sample", (0,), "no such split", "test", 0)], None)
     assert algorithm.crew.actors.healthy() == [1, 2]
 
@@ -83,7 +82,7 @@ def test_a_killed_actor_is_restarted_and_its_job_done(algorithm: PixelisAlgorith
     crew = algorithm.loop.crew = type(algorithm.crew)(algorithm.crew.actors, 120)
     algorithm.env_runner_group.foreach_env_runner_async(die, tag="die", remote_worker_ids=[1])
     receipts = crew.run([Job("evaluate", (i,), "dev", seq=i) for i in range(4)], algorithm.loop.published)
-    assert [r.seq for r in receipts] == [0, 1, 2, 3]
+    assert [r.key for r in receipts] == [("evaluate", i) for i in range(4)]
     assert all(len(r.outcomes) == 1 for r in receipts)
     until = time.monotonic() + 120
     while crew.actors.healthy() != [1, 2]:
@@ -112,20 +111,22 @@ def test_ranks_meet_and_a_dead_one_is_named(algorithm: PixelisAlgorithm) -> None
     run = replace(algorithm.run_config, learner=replace(algorithm.run_config.learner, ranks=2))
     root = algorithm.config.root
     group = LearnerGroup(run, root, algorithm.config.shard, 9)
-    for _ in range(2):
-        algorithm.training_step()
-    assert group.update(algorithm.loop.stored, 0)[0]["groups"] == algorithm.loop.stored
+    algorithm.training_step()
+    [update] = group.update(range(2), 0)
+    assert update.figures["groups"] == 2
     first, second = ray.get([actor.weights.remote() for actor in group.actors], timeout=60)
     assert (first == second).all()
     ray.kill(group.actors[1])
-    with pytest.raises(PartError, match="learner died"):
-        group.ask(group.begin_update(0, 1, 1))
+    with pytest.raises(LearnerLost, match="learner died"):
+        group.ask(group.begin_update([], 1, 1))
+    group.build(10)
+    assert ray.get([actor.version.remote() for actor in group.actors], timeout=60) == [(10, 0)] * 2
     group.shutdown()
 
 
 def test_bugs_of_the_learner_keep_their_traceback(algorithm: PixelisAlgorithm) -> None:
-    with pytest.raises(ray.exceptions.RayTaskError, match=r"pool\.py.*\n.*stored"):
-        algorithm.learner_group.ask(algorithm.learner_group.begin_update("four", 0, 1))
+    with pytest.raises(ray.exceptions.RayTaskError, match=r"replay\.py"):
+        algorithm.learner_group.ask(algorithm.learner_group.begin_update(["four"], 0, 1))
 
 
 def test_a_bug_is_a_small_value() -> None:

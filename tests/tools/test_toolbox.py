@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pixelis.tools.call import OPS, ToolCall, ToolFailure
 from pixelis.tools.handle import Workspace
-from pixelis.tools.toolbox import Outcome, Toolbox
+from pixelis.tools.toolbox import TRIES, Outcome, Toolbox
 from tests.fakes_media import BLUE, RED, avi, moving_square, plate, png
 from tests.tools.bench import Bench, refusal
 
@@ -97,7 +97,7 @@ def test_budgets_are_kept_and_infra_is_not_charged() -> None:
 
 
 def test_results_and_tool_failures_are_remembered_infra_failures_are_not() -> None:
-    for tool, runs in ((Fake(), 1), (Fake(fail("tool", "no_text")), 1), (Fake(fail("infra", "died")), 3)):
+    for tool, runs in ((Fake(), 1), (Fake(fail("tool", "no_text")), 1), (Fake(fail("infra", "died")), 3 * TRIES)):
         bench = Bench(png(plate("K7P")), tools={"OCR": tool})
         digests = {bench("OCR", on="img0").digest() for _ in range(3)}
         assert (tool.runs, len(digests)) == (runs, 1)
@@ -188,3 +188,15 @@ def test_two_toolboxes_agree_to_the_bit() -> None:
 
 def test_only_six_tools_by_default() -> None:
     assert set(Toolbox(Bench(png(plate("K7P"))).store).tools) == set(OPS)
+
+
+def test_a_call_that_infrastructure_failed_is_tried_again_as_the_same_call() -> None:
+    fails = iter([True] * (TRIES - 1) + [False])
+    tool = Fake(lambda: fail("infra", "died")() if next(fails) else Outcome({"n": 1}))
+    bench = Bench(png(plate("K7P")), tools={"OCR": tool}, max_calls=1)
+    assert bench("OCR", on="img0").data == {"n": 1}
+    assert (tool.runs, bench.box.retried) == (TRIES, TRIES - 1)
+    for cls in ("policy", "tool"):
+        once = Fake(fail(cls, "no"))
+        assert refusal(Bench(png(plate("K7P")), tools={"OCR": once})("OCR", on="img0"))[0] == cls
+        assert once.runs == 1
