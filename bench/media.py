@@ -44,7 +44,7 @@ def picture(seed: int) -> bytes:
 
 
 def calls(seed: int) -> list[ToolCall]:
-    """Nine calls that depend on `seed`; a call on a handle that an earlier one failed to make fails too, as a policy's would."""
+    """Nine calls that depend on `seed`; a call on a handle that an earlier one failed to make fails too."""
     rng = np.random.default_rng(seed)
 
     def box(side: int) -> list[int]:
@@ -70,9 +70,9 @@ def rss() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
-def act(model: Model, store: MediaStore, sha: str, told: list[dict[str, float]]) -> Group:
+def act(model: Model, toolbox: Toolbox, sha: str, told: list[dict[str, float]]) -> Group:
     """The group; `told` gets the memory in use after each turn."""
-    renderer, toolbox = Renderer(model), Toolbox(store, deadline=120)
+    renderer, store = Renderer(model), toolbox.store
     task = Task("wide", "What is the code on the red plate?", (sha,), family="code")
     episodes = [Episode(task, f"wide/{r}", (0, 0, r), toolbox, renderer, Limits(calls=TURNS)) for r in range(ROLLOUTS)]
     plans = [calls(r) for r in range(ROLLOUTS)]
@@ -102,19 +102,23 @@ def main() -> None:
     data, small = picture(0), nano.build(0)
     wide = Model(small.net, small.tokenizer, Card(image_area=1_003_520, max_scale=1.0, grid=small.card.grid))
     figures: dict[str, object] = {"rollouts": ROLLOUTS, "turns": TURNS}
+    toolbox = Toolbox(MediaStore(), deadline=120)  # one for both: the second group has the results of the first
     for name, model in (("nano", small), ("wide", wide)):
-        store, told = MediaStore(), list[dict[str, float]]()
-        group = act(model, store, store.put(data), told)
+        told: list[dict[str, float]] = []
+        group = act(model, toolbox, toolbox.store.put(data), told)
         results = [turn.result for t in group.trajectories for turn in t.turns if turn.result is not None]
-        figures[name] = found = {
-            **stored(group, data),
+        found = stored(group, data)
+        beyond = (found["media_beyond_image"] + found["rest"]) / 1e6
+        calls_ok = sum(r.ok for r in results)
+        figures[name] = {
+            **found,
             "tokens": sum(len(t) for t in group.trajectories),
             "calls": len(results),
-            "calls_ok": sum(r.ok for r in results),
+            "calls_ok": calls_ok,
             "memory": told,
         }
-        beyond = (found["media_beyond_image"] + found["rest"]) / 1e6
-        print(f"{name}: {found['calls']} calls ({found['calls_ok']} ok), {found['tokens']} tokens; image {len(data) / 1e6:.2f} MB")
+        tokens = sum(len(t) for t in group.trajectories)
+        print(f"{name}: {len(results)} calls ({calls_ok} ok), {tokens} tokens; image {len(data) / 1e6:.2f} MB")
         print(f"{name}: stored beyond the image {beyond:.3f} MB   bar < 10")
         for line in told:
             print(f"{name}: after turn {line['turn']:2}  cache {line['cached_mb']:7.1f} MB   process {line['rss_mb']:7.1f} MB")

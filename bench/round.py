@@ -1,6 +1,6 @@
 """Where the time of one round of RFT goes: generation, tools, the rest of the rollout, and the update; in one process.
 
-Usage: python bench/round.py [POLICY]   (a policy folder, checkpoint or run; default: an untrained nano policy, which hardly calls)
+Usage: python bench/round.py [POLICY]   (a policy folder, checkpoint or run; default: an untrained one, which hardly calls)
 
 The number of tokens and calls is printed with the shares, because it decides them. Groups without contrast would skip the
 update, so every second rollout is taken for right.

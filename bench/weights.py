@@ -108,11 +108,11 @@ def measure(name: str, dtype: torch.dtype) -> dict[str, object]:
         assert found == [wanted] * RECEIVERS, f"{found} received, {wanted} sent"
     result: dict[str, object] = {"bytes": size}
     for way, values in times.items():
-        result[f"{way}_ms"] = spread([1000 * t for t in values])
-        row(f"{name}: {way}", result[f"{way}_ms"], "ms")  # type: ignore[arg-type]
+        taken = result[f"{way}_ms"] = spread([1000 * t for t in values])
+        row(f"{name}: {way}", taken, "ms")
     for way, bar in (("publish", "<= 5"), ("copies", "")):
-        result[f"{way}_per_memcpy"] = ratios(times[way], times["memcpy"])
-        row(f"{name}: {way} / memcpy", result[f"{way}_per_memcpy"], "", bar)  # type: ignore[arg-type]
+        times_memcpy = result[f"{way}_per_memcpy"] = ratios(times[way], times["memcpy"])
+        row(f"{name}: {way} / memcpy", times_memcpy, "", bar)
     for actor in (publisher, *receivers):
         ray.kill(actor)
     return result
