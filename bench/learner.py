@@ -54,7 +54,8 @@ class Plain:
         """Micro-batches of a step."""
         rewards = [np.array([sum(t.rewards.values()) for t in g.trajectories]) for g in groups]
         credit = [(r - r.mean()) / (r.std() + SETTINGS.advantage_floor) for r in rewards]
-        rows = [(t, float(a)) for g, some in zip(groups, credit, strict=True) for t, a in zip(g.trajectories, some, strict=True)]
+        told = [t for g in groups for t in g.trajectories]
+        rows = list(zip(told, np.concatenate(credit).tolist(), strict=True))
         rows.sort(key=lambda pair: len(pair[0]))
         out: list[Ready] = []
         for indices in by_length([t for t, _ in rows], SETTINGS.micro_tokens):
