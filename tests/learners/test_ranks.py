@@ -58,7 +58,7 @@ def test_two_ranks_make_the_step_of_one(settings: dict, groups: int, tmp_path: P
         assert process.exitcode == 0
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
-    assert first["figures"] == second["figures"] == pytest.approx(figures, rel=1e-4)
+    assert first["figures"] == second["figures"] == pytest.approx(figures, rel=1e-4, abs=1e-6)  # rewards of a group cancel
     alone = state(model)
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, first["gradients"][name], rtol=1e-3, atol=1e-6)
