@@ -1,5 +1,6 @@
 # Every target sets up what it needs on a fresh machine with Python 3.11 or newer; `make demo` and `make test` first.
-.PHONY: help demo test check lint types fmt bench-tools results-loop clean
+BENCHES := engine learner media round tools weights
+.PHONY: help demo test check lint types fmt bench $(addprefix bench-,$(BENCHES)) results-loop clean
 
 export OMP_WAIT_POLICY := PASSIVE
 export OMP_NUM_THREADS := 1
@@ -23,7 +24,7 @@ help:
 	@echo "make test          all tests"
 	@echo "make check         lint, types, fast tests: under a minute"
 	@echo "make fmt           format the code"
-	@echo "make bench-tools   the tools against references marked by eye"
+	@echo "make bench         all measurements of speed and size; make bench-engine one of them ($(BENCHES))"
 	@echo "make results-loop  the demo with its controls, three seeds (hours; goes on where it stopped)"
 
 demo: $(STAMP)
@@ -45,8 +46,10 @@ fmt: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-tools: $(STAMP)
-	$(BIN)/python bench/tools.py
+bench: $(addprefix bench-,$(BENCHES))
+
+$(addprefix bench-,$(BENCHES)): bench-%: $(STAMP)
+	$(BIN)/python bench/$*.py
 
 results-loop: $(STAMP)
 	$(BIN)/python -m pixelis.cluster.results

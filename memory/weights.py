@@ -7,6 +7,7 @@ bytes carry every dtype.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,13 +47,20 @@ def flatten(named: Mapping[str, Tensor]) -> np.ndarray:
 
 
 def unflatten(flat: np.ndarray, plan: tuple[Slot, ...]) -> dict[str, Tensor]:
-    """Inverse of `flatten`; the tensors are copies. ValueError when the array does not have the plan's size."""
+    """Inverse of `flatten`. ValueError when the array does not have the plan's size.
+
+    The tensors look into `flat` and keep it alive, and `flat` may lie in memory that must not be written: copy them to
+    where they belong (`load_state_dict` does) and let them go. A copy here would cost more than all the rest of the way
+    (docs/decisions.md).
+    """
     if len(flat) != sum(slot.bytes for slot in plan):
         raise ValueError(f"{len(flat)} bytes of weights for a plan of {sum(slot.bytes for slot in plan)}")
     out: dict[str, Tensor] = {}
     at = 0
-    for slot in plan:
-        part = torch.from_numpy(flat[at : at + slot.bytes].copy())
-        out[slot.name] = part.view(getattr(torch, slot.dtype)).reshape(slot.shape)
-        at += slot.bytes
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        for slot in plan:
+            part = torch.from_numpy(flat[at : at + slot.bytes])
+            out[slot.name] = part.view(getattr(torch, slot.dtype)).reshape(slot.shape)
+            at += slot.bytes
     return out
