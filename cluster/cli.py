@@ -58,7 +58,7 @@ def pretrain(seed: Annotated[int, typer.Option(help="Of weights, scenes and batc
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="A file like configs/sft.toml.")],
+    config: Annotated[Path, typer.Argument(help="A file like configs/sft.toml, or sft or rft: these come with pixelis.")],
     sets: Set = None,
     resume: Resume = False,
     dashboard: Dashboard = False,
@@ -71,7 +71,7 @@ def train(
 
     * `pixelis train configs/sft.toml`
     * `pixelis train configs/rft.toml --set start=runs/sft --set stop.steps=50`
-    * `pixelis train configs/sft.toml --resume`
+    * `pixelis train sft --resume` (without a checkout: the configs come with the package)
     """
     from pixelis.cluster.config import load
     from pixelis.cluster.run import Interrupted
