@@ -160,8 +160,10 @@ def tool(
     if save is not None and result.ok:
         shown = [h for name, h in workspace.handles.items() if name != "img0"] or [workspace.get("img0")]
         overlay(workspace.store, shown).save(save)
-    if not result.ok:
-        raise typer.Exit(1)
+    if result.failure is not None:
+        cls, code, told = result.failure.cls, result.failure.code, result.failure.message
+        print(f"pixelis: {op}: {told or code} ({code})", file=sys.stderr)
+        raise typer.Exit(2 if cls == "policy" else 1)
 
 
 @app.command()
@@ -188,11 +190,17 @@ def report(run: Annotated[Path, typer.Argument(help="A run, like runs/demo.")]) 
 
 
 @app.command()
-def doctor() -> None:
-    """Check that this machine has what pixelis needs."""
+def doctor(
+    ray: Annotated[bool, typer.Option("--ray", help="Start a Ray, too, and run a task on it (half a minute).")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Check that this machine has what pixelis needs, and say how to get what is missing. Nothing is downloaded.
+
+    Exits with 1 when something that is needed is missing; a `note` stops nothing.
+    """
     from pixelis.cluster.doctor import command
 
-    command()
+    command(ray, as_json)
 
 
 def main() -> None:
