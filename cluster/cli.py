@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pixelis.cluster.errors import UsageError, is_users
+from pixelis.cluster.errors import UsageError, is_users, told
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -161,9 +161,9 @@ def tool(
         shown = [h for name, h in workspace.handles.items() if name != "img0"] or [workspace.get("img0")]
         overlay(workspace.store, shown).save(save)
     if result.failure is not None:
-        cls, code, told = result.failure.cls, result.failure.code, result.failure.message
-        print(f"pixelis: {op}: {told or code} ({code})", file=sys.stderr)
-        raise typer.Exit(2 if cls == "policy" else 1)
+        failure = result.failure
+        print(f"pixelis: {op}: {failure.message or failure.code} ({failure.code})", file=sys.stderr)
+        raise typer.Exit(2 if failure.cls == "policy" else 1)
 
 
 @app.command()
@@ -215,7 +215,7 @@ def main() -> None:
     except Exception as error:
         if not is_users(error):
             raise
-        print(f"pixelis: {error}", file=sys.stderr)
+        print(f"pixelis: {told(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

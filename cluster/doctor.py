@@ -1,5 +1,7 @@
-"""`pixelis doctor`: what this machine has and lacks, and what to do about it. Nothing heavy is imported here: torch is asked
-in a process of its own, which may crash."""
+"""`pixelis doctor`: what this machine has and lacks, and what to do about it.
+
+Nothing heavy is imported here: torch is asked in a process of its own, which may crash.
+"""
 
 from __future__ import annotations
 
