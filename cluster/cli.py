@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pixelis.cluster.errors import UsageError, is_users
+from pixelis.cluster.errors import UsageError, is_users, told
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,7 +58,7 @@ def pretrain(seed: Annotated[int, typer.Option(help="Of weights, scenes and batc
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="A file like configs/sft.toml.")],
+    config: Annotated[Path, typer.Argument(help="A file like configs/sft.toml, or sft or rft: these come with pixelis.")],
     sets: Set = None,
     resume: Resume = False,
     dashboard: Dashboard = False,
@@ -71,7 +71,7 @@ def train(
 
     * `pixelis train configs/sft.toml`
     * `pixelis train configs/rft.toml --set start=runs/sft --set stop.steps=50`
-    * `pixelis train configs/sft.toml --resume`
+    * `pixelis train sft --resume` (without a checkout: the configs come with the package)
     """
     from pixelis.cluster.config import load
     from pixelis.cluster.run import Interrupted
@@ -160,8 +160,10 @@ def tool(
     if save is not None and result.ok:
         shown = [h for name, h in workspace.handles.items() if name != "img0"] or [workspace.get("img0")]
         overlay(workspace.store, shown).save(save)
-    if not result.ok:
-        raise typer.Exit(1)
+    if result.failure is not None:
+        failure = result.failure
+        print(f"pixelis: {op}: {failure.message or failure.code} ({failure.code})", file=sys.stderr)
+        raise typer.Exit(2 if failure.cls == "policy" else 1)
 
 
 @app.command()
@@ -200,11 +202,17 @@ def audit(run: Annotated[Path, typer.Argument(help="A run that is not going on, 
 
 
 @app.command()
-def doctor() -> None:
-    """Check that this machine has what pixelis needs."""
+def doctor(
+    ray: Annotated[bool, typer.Option("--ray", help="Start a Ray, too, and run a task on it (half a minute).")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Check that this machine has what pixelis needs, and say how to get what is missing. Nothing is downloaded.
+
+    Exits with 1 when something that is needed is missing; a `note` stops nothing.
+    """
     from pixelis.cluster.doctor import command
 
-    command()
+    command(ray, as_json)
 
 
 def main() -> None:
@@ -219,7 +227,7 @@ def main() -> None:
     except Exception as error:
         if not is_users(error):
             raise
-        print(f"pixelis: {error}", file=sys.stderr)
+        print(f"pixelis: {told(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

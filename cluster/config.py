@@ -15,6 +15,8 @@ from pixelis.actors.world import FAMILIES, Split
 from pixelis.learners.learner import LearnerSettings
 
 Phase = Literal["sft", "rft"]
+CONFIGS = Path(__file__).parent.parent / "configs"
+"""The configs that come with pixelis: `configs/` of a checkout, or beside the installed packages."""
 
 
 class ConfigError(ValueError):
@@ -121,12 +123,20 @@ class RunConfig:
 
 
 def load(path: str | Path, sets: Sequence[str] = ()) -> RunConfig:
-    """Read a TOML file and apply `key.key=value` settings. ConfigError names what is wrong and where."""
-    path = Path(path)
+    """Read a TOML file, or a config that comes with pixelis by its bare name, and apply `key.key=value` settings.
+
+    ConfigError names what is wrong and where.
+
+    Example:
+        >>> load("sft").phase
+        'sft'
+    """
+    path = _found(Path(path))
     try:
         raw = tomllib.loads(path.read_text())
     except FileNotFoundError as e:
-        raise ConfigError(f"{path}: no such config") from e
+        known = ", ".join(sorted(one.stem for one in CONFIGS.glob("*.toml")))
+        raise ConfigError(f"{path}: no such config; give a file, or one that comes with pixelis: {known}") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: not TOML: {e}") from e
     for one in sets:
@@ -158,6 +168,12 @@ def build(cls: Any, raw: Mapping[str, Any], where: str = "config", prefix: str =
         return cls(**values)
     except TypeError as e:
         raise ConfigError(f"{where}: {e}") from e
+
+
+def _found(path: Path) -> Path:
+    """The file, or else the config of that name in CONFIGS."""
+    own = CONFIGS / f"{path}.toml"
+    return own if not path.is_file() and path.name == str(path) and own.is_file() else path
 
 
 def dump(config: Any) -> str:

@@ -6,14 +6,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from pixelis.cluster.config import load
+from pixelis.cluster.config import CONFIGS, load
 from pixelis.cluster.pretrain import backbone
 from pixelis.cluster.run import RUNS, train_all
 from pixelis.cluster.track import read_summary, write_summary
 from pixelis.cluster.usage import Meter
 from pixelis.cluster.usage import load as machine
-
-CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def demo(resume: bool = False, dashboard: bool = False) -> Path:

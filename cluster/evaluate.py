@@ -19,6 +19,7 @@ from pixelis.cluster.errors import UsageError
 from pixelis.cluster.job import Job, Receipt
 from pixelis.cluster.progress import Bar
 from pixelis.memory.codec import decode, encode
+from pixelis.memory.log import replace_file
 from pixelis.memory.trajectory import Group
 
 BATCH = 128
@@ -52,7 +53,7 @@ def gather(receipts: list[Receipt]) -> Evaluation:
 
 def write(path: Path, evaluation: Evaluation) -> None:
     """The evaluated episodes as one Arrow file (`memory.codec`); their media are in the run's media folder."""
-    path.write_bytes(encode(list(evaluation.episodes)))
+    replace_file(path, encode(list(evaluation.episodes)))
 
 
 def evaluate(

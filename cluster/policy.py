@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 from pixelis.memory.checkpoint import MANIFEST, CheckpointError, latest, load
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pixelis.memory.model import Model
 
 PHASES = ("rft", "sft")
@@ -23,24 +26,35 @@ class Source:
 
 
 def resolve(path: str | Path) -> Source:
-    """What `path` holds. CheckpointError in one line when it holds no policy.
+    """What `path` holds, looked at without loading it. CheckpointError or ModelError in one line when that is no policy.
 
     A run means its last phase's finished policy, or else its newest checkpoint.
     """
-    path = Path(path)
+    source = _find(Path(path))
+    from pixelis.memory.model import check
+
+    shapes = check(source.folder)
+    if source.checkpoint is not None:
+        _fits(source.checkpoint, shapes)
+    return source
+
+
+def _find(path: Path) -> Source:
     if (path / "policy.json").is_file():
         return Source(path)
     if (path / MANIFEST).is_file():
         state = load(path).state
         if "base" not in state:
             raise CheckpointError(f"{path}: a checkpoint, but not one of a training phase")
+        if not Path(state["base"]).is_dir():
+            raise CheckpointError(f"{path}: the policy it started from is gone: {state['base']}")
         return Source(Path(state["base"]), path)
     for phase in PHASES:
         if (path / "policy" / phase / "policy.json").is_file():
             return Source(path / "policy" / phase)
         newest = latest(path / "checkpoints" / phase)
         if newest is not None:
-            return resolve(newest)
+            return _find(newest)
     if not path.exists():
         raise CheckpointError(f"{path}: does not exist")
     raise CheckpointError(f"{path}: no policy here (neither policy.json, nor a checkpoint, nor a run)")
@@ -59,12 +73,16 @@ def open_policy(path: str | Path) -> Model:
 
 def put(model: Model, checkpoint: Path) -> None:
     """Put a checkpoint's tensors into a model. CheckpointError when they do not fit."""
+    tensors = _fits(checkpoint, {name: tuple(p.shape) for name, p in model.net.named_parameters()})
+    model.net.load_state_dict(dict(tensors), strict=False)
+
+
+def _fits(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
     tensors = load(checkpoint).tensors["model"]
-    shapes = {name: p.shape for name, p in model.net.named_parameters()}
     for name in tensors:
         if name not in shapes:
             raise CheckpointError(f"{checkpoint}: {name} is no parameter of this policy")
         if tensors[name].shape != shapes[name]:
-            found, wanted = tuple(tensors[name].shape), tuple(shapes[name])
-            raise CheckpointError(f"{checkpoint}: {name} has shape {found}, this policy's has {wanted}")
-    model.net.load_state_dict(dict(tensors), strict=False)
+            found = tuple(tensors[name].shape)
+            raise CheckpointError(f"{checkpoint}: {name} has shape {found}, this policy's has {shapes[name]}")
+    return tensors

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pixelis.cluster import plots
+from pixelis.cluster.errors import UsageError
 from pixelis.cluster.evidence import Drawer, is_right
 from pixelis.cluster.html import figure, page, tag, text
 from pixelis.cluster.track import read_summary
 from pixelis.cluster.voice import voice_of
 from pixelis.memory.codec import decode
+from pixelis.memory.log import replace_file
 from pixelis.memory.trajectory import Trajectory
 from pixelis.tools.media import MediaStore
 
@@ -35,8 +37,10 @@ def write_report(run_dir: Path) -> Path:
     """Write `report.html` into a run's folder from what is there and return its path.
 
     Reads summary.json, metrics.jsonl, heldout-PHASE.arrow, media/ and policy/; a part whose input is missing says so.
-    Raises CodecError for a damaged file of episodes.
+    Raises CodecError for a damaged file of episodes, UsageError for a folder that is no run.
     """
+    if not any(next(run_dir.glob(name), None) for name in ("config-*.toml", "metrics.jsonl", "summary.json")):
+        raise UsageError(f"{run_dir}: no run (neither config-PHASE.toml, nor metrics.jsonl, nor summary.json)")
     summary, lines = read_summary(run_dir), _metrics(run_dir / "metrics.jsonl")
     phases = _episodes(run_dir, [*summary["phases"], *(line["phase"] for line in lines)])
     parts = [
@@ -47,7 +51,7 @@ def write_report(run_dir: Path) -> Path:
         _samples(run_dir, phases),
     ]
     path = run_dir / "report.html"
-    path.write_text(page(f"pixelis run {run_dir.name}", "".join(parts)), encoding="utf-8")
+    replace_file(path, page(f"pixelis run {run_dir.name}", "".join(parts)).encode())
     return path
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pixelis.cluster.config import RunConfig, load
+from pixelis.cluster.config import CONFIGS, RunConfig, load
 from pixelis.cluster.pretrain import backbone
 from pixelis.cluster.run import RUNS, train
 from pixelis.cluster.track import read_summary
@@ -24,7 +24,6 @@ from pixelis.memory import checkpoint
 
 SEEDS = (0, 1, 2)
 ARMS = ("sft", "rft", "sft_more", "no_tools")
-SFT, RFT = Path("configs/sft.toml"), Path("configs/rft.toml")
 
 
 def run(out: Path = Path("docs/results/loop.json"), seeds: tuple[int, ...] = SEEDS) -> Path:
@@ -43,7 +42,7 @@ def run(out: Path = Path("docs/results/loop.json"), seeds: tuple[int, ...] = SEE
 
 def config(arm: str, seed: int) -> RunConfig:
     """The config of one cell; those that start from `sft` need it finished."""
-    made = load(RFT if arm == "rft" else SFT, [f"name={name(arm, seed)}", f"seed={seed}"])
+    made = load(CONFIGS / f"{'rft' if arm == 'rft' else 'sft'}.toml", [f"name={name(arm, seed)}", f"seed={seed}"])
     policy = str(RUNS / name("sft", seed) / "policy" / "sft")
     if arm == "rft":
         return replace(made, start=policy)

@@ -27,6 +27,7 @@ class Track:
         self.root, self.phase = root, phase
         self._client: Any = None
         self._waiting: list[Any] = []
+        _cut_torn_line(root / "metrics.jsonl")
         if uri:
             self._open(uri, params)
 
@@ -80,6 +81,13 @@ class Track:
         for at in range(0, len(self._waiting), BATCH):
             self._client.log_batch(self._run, metrics=self._waiting[at : at + BATCH])
         self._waiting = []
+
+
+def _cut_torn_line(path: Path) -> None:
+    """A disk that was full, or a kill, left half a line: the next one must not be glued to it."""
+    data = path.read_bytes() if path.exists() else b""
+    if data and not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
 
 
 def read_summary(root: Path) -> dict[str, Any]:

@@ -135,7 +135,11 @@ def read(path: Path) -> Iterator[Trajectory]:
     elif path.suffix == ".json":
         yield from _of_json(path)
     else:
-        for group in decode(path.read_bytes()):
+        try:
+            groups = decode(path.read_bytes())
+        except CodecError as e:
+            raise CodecError(f"{path}: {e}") from e
+        for group in groups:
             yield from group.trajectories
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -35,16 +34,12 @@ class Voice:
 
 
 def open_voice(folder: Path) -> Voice:
-    """The voice of a policy folder. Raises ModelError naming the file that is missing."""
+    """The voice of a policy folder. Raises ModelError naming the file that is missing or wrong."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from pixelis.memory.model import Card, ModelError
+    from pixelis.memory.model import read_card
 
-    for name in ("config.json", "policy.json"):
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder} is not a policy folder: {name} is missing")
-    fields = json.loads((folder / "policy.json").read_text())
-    card = Card(**{**fields, "grid": tuple(fields.get("grid", ()))})
+    card = read_card(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     vision = config.vision_config
     layout = Layout(

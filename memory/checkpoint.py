@@ -74,7 +74,8 @@ def save(
 ) -> Path:
     """Write a checkpoint at `path`: into a sibling, synced, manifest last, then renamed. Returns `path`.
 
-    Raises: CheckpointError when `path` is taken (an empty directory is not); TypeError when `state` is not JSON.
+    Raises: CheckpointError when `path` is taken (an empty directory is not); OSError when there is no room; TypeError when
+    `state` is not JSON.
     Whatever goes wrong, nothing incomplete stands at `path`.
 
     Example: save(run / "step-000012", {"model": model.state_dict()}, {"cursor": 40})
@@ -88,7 +89,7 @@ def save(
     try:
         (temporary / "state.json").write_text(text)
         for name, named in tensors.items():
-            save_file(_separate(named), temporary / f"{_checked(name)}.safetensors")
+            _write_tensors(named, temporary / f"{_checked(name)}.safetensors")
         for name, table in (tables or {}).items():
             _write_table(table, temporary / f"{_checked(name)}.arrow")
         _seal(temporary)
@@ -197,6 +198,16 @@ def _checked(name: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or f"{name}.json" in ("state.json", MANIFEST):
         raise ValueError(f"{name!r} cannot name a file of a checkpoint")
     return name
+
+
+def _write_tensors(named: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        save_file(_separate(named), path)
+    except SafetensorError as e:
+        code = re.search(r"\(os error (\d+)\)", str(e))  # its only way to say that the disk is full
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from e
 
 
 def _write_table(table: pa.Table, path: Path) -> None:

@@ -141,11 +141,14 @@ def sync(path: Path) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """Put a small file in the place of another, durably: a reader sees the old one or the new one, whole."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync(path.parent)
 
 

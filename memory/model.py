@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pixelis.memory.layout import Layout
@@ -23,6 +24,10 @@ from pixelis.tools.media import MediaStore
 
 if TYPE_CHECKING:  # transformers' Qwen3-VL takes seconds to import: only a process that opens a policy pays
     from transformers import PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration
+
+
+TOKENIZERS = ("tokenizer.json", "vocab.json")
+"""Files of which a folder with a tokenizer holds one."""
 
 
 class ModelError(ValueError):
@@ -81,20 +86,13 @@ class Model:
 
     @classmethod
     def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
-        """Open a policy folder. ModelError names what is missing."""
+        """Open a policy folder. ModelError says in one line what is missing or does not fit (`check`)."""
         folder = Path(folder)
-        for name in ("config.json", "policy.json"):
-            if not (folder / name).is_file():
-                raise ModelError(f"{folder} is not a policy folder: {name} is missing")
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
-        if kind != "qwen3_vl":
-            raise ModelError(f"{folder} holds a {kind!r} model; pixelis needs qwen3_vl")
+        check(folder)
         from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
         net = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        fields = json.loads((folder / "policy.json").read_text())
-        return cls(net, tokenizer, Card(**{**fields, "grid": tuple(fields.get("grid", ()))}))
+        return cls(net, AutoTokenizer.from_pretrained(folder, local_files_only=True), read_card(folder))
 
     def save(self, folder: str | Path) -> None:
         """Write a policy folder that `load` and transformers' `from_pretrained` open."""
@@ -168,6 +166,72 @@ class Model:
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [..., vocabulary] in float32 of hidden states [..., d]; a policy can never write a placeholder."""
         return self.net.lm_head(hidden).float().index_fill(-1, self._unwritable, -torch.inf)
+
+
+def read_card(folder: Path) -> Card:
+    """The card of a policy folder. ModelError names what is missing or wrong: files, model type, fields of the card."""
+    for name in ("config.json", "policy.json"):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} is not a policy folder: {name} is missing")
+    if not any((folder / name).is_file() for name in TOKENIZERS):  # transformers would make up an empty one
+        raise ModelError(f"{folder} is not a policy folder: {' or '.join(TOKENIZERS)} is missing")
+    kind = _json(folder / "config.json").get("model_type")
+    if kind != "qwen3_vl":
+        raise ModelError(f"{folder} holds a {kind!r} model; pixelis needs qwen3_vl")
+    told = _json(folder / "policy.json")
+    unknown = set(told) - {field.name for field in fields(Card)}
+    if unknown:
+        raise ModelError(f"{folder / 'policy.json'}: unknown {', '.join(sorted(unknown))}")
+    return Card(**{**told, "grid": tuple(told.get("grid", ()))})
+
+
+def check(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Whether a policy folder can be loaded, from the heads of its files; returns name -> shape of every weight.
+
+    ModelError in one line: transformers fills a missing weight with random numbers, and prints a table for a wrong shape.
+    """
+    read_card(folder)
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    with torch.device("meta"):
+        net: Any = Qwen3VLForConditionalGeneration(Qwen3VLConfig.from_pretrained(folder, local_files_only=True))
+    wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    found, tied = _stored(folder), set(net.all_tied_weights_keys or ())
+    for name, shape in found.items():
+        if name not in wanted:
+            raise ModelError(f"{folder}: {name} is no weight of the network in its config.json")
+        if shape != wanted[name]:
+            raise ModelError(f"{folder}: {name} has shape {shape}, its config.json says {wanted[name]}")
+    missing = sorted(set(wanted) - set(found) - tied)
+    if missing:
+        raise ModelError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
+    return wanted
+
+
+def _stored(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the weights on disk; nothing but the heads of the files is read."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    index = folder / "model.safetensors.index.json"
+    names = set(_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    for name in sorted(names):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} is not a policy folder: {name} is missing")
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118  # not a dict
+        except SafetensorError as e:
+            raise ModelError(f"{folder / name}: not a whole safetensors file: {e}") from e
+    return shapes
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text())
+    except ValueError as e:
+        raise ModelError(f"{path}: not JSON: {e}") from e
+    if not isinstance(told, dict):
+        raise ModelError(f"{path}: not a JSON object")
+    return told
 
 
 class FeatureCache:

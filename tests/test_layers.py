@@ -125,7 +125,7 @@ def test_an_installed_package_holds_no_tests() -> None:
     import tomllib
 
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert sorted(settings["packages"]) == sorted(f"pixelis.{folder}" for folder in ALLOWED)
+    assert sorted(settings["packages"]) == sorted(f"pixelis.{folder}" for folder in [*ALLOWED, "configs"])
     assert settings["package-dir"] == {"pixelis": "."}
 
 

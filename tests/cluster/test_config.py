@@ -17,6 +17,15 @@ def test_every_config_loads_and_survives_a_round_trip(path: Path, tmp_path: Path
     assert load(tmp_path / "copy.toml") == config
 
 
+def test_a_bare_name_means_a_config_that_comes_with_pixelis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load("tiny_sft", ["stop.steps=3"]) == load(SFT, ["stop.steps=3"])
+    (tmp_path / "tiny_sft").write_text(SFT.read_text().replace('name = "tiny"', 'name = "own"'))
+    assert load("tiny_sft").name == "own"
+    with pytest.raises(ConfigError, match=r"^sfft: no such config; .*rft, sft, tiny_rft, tiny_sft$"):
+        load("sfft")
+
+
 def test_settings_override_the_file() -> None:
     config = load(SFT, ["stop.steps=3", "name=other", "learner.betas=[0.8, 0.9]", "replay.mixture=[{batch={code=5}}]"])
     assert (config.stop.steps, config.name, config.learner.betas) == (3, "other", (0.8, 0.9))

@@ -149,6 +149,7 @@ def test_every_kind_of_call_and_failure_can_be_drawn(run: Path, call: ToolCall) 
 
 
 def test_a_run_in_progress_has_a_report_too(tmp_path: Path, run: Path) -> None:
+    (tmp_path / "config-sft.toml").touch()
     html = write_report(tmp_path).read_text()
     assert "No metrics.jsonl" in html and "No evaluated episodes" in html
     (tmp_path / "metrics.jsonl").write_text(json.dumps(metrics()[0]) + "\n" + '{"phase": "sft", "st')
