@@ -4,8 +4,8 @@ Changed are the pixels of a rendered scene before they are encoded, all frames o
 At severity s, with every u drawn once a scene, evenly from -1..1:
 
 lighting: each channel is 255 (x / 255) ^ (2 ^ su) * 2 ^ su' * 2 ^ (su'' / 2): gamma and gain up to 2 or 1/2, a colour
-cast of up to half a stop a channel. motion: the mean along a straight line of 0.04 s of the picture's width (18 pixels of
-448, 9 of 224) in a random direction. noise: Gaussian, of 60 s grey levels (of 255) standard deviation, every pixel and
+cast of up to half a stop a channel. motion: the mean along a straight line of 0.025 s of the width (11 pixels of
+448, 6 of 224) in a random direction. noise: Gaussian, of 60 s grey levels (of 255) standard deviation, every pixel and
 channel by itself.
 """
 
@@ -22,7 +22,7 @@ from pixelis.actors.scene import Pixels, make_rng
 Name = Literal["lighting", "motion", "noise"]
 NAMES: tuple[Name, ...] = get_args(Name)
 STOPS, CAST = 1.0, 0.5  # powers of two at severity 1: gamma and gain, and colour cast
-LENGTH = 0.04  # of the width
+LENGTH = 0.025  # of the width
 DEVIATION = 60.0  # grey levels
 STEPS = 8  # samples a pixel along the blur's line
 

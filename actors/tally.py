@@ -9,11 +9,10 @@ in about half of the scenes one has an asked colour.
 from collections.abc import Sequence
 from functools import cache
 
-import cv2
 import numpy as np
 
 from pixelis.actors.code import GAP, SIDE, plate_size, shape_colors, shape_size
-from pixelis.actors.glimpse import Counter
+from pixelis.actors.glimpse import Counter, thumbnail
 from pixelis.actors.scene import (
     COLORS,
     GRID,
@@ -42,8 +41,9 @@ from pixelis.actors.scene import (
 from pixelis.actors.shift import Shift
 from pixelis.memory.task import Evidence
 from pixelis.tools.call import ToolCall, ToolResult
-from pixelis.tools.frame import Point, Rect
+from pixelis.tools.frame import Point, Rect, View
 from pixelis.tools.handle import Workspace
+from pixelis.tools.media import MediaStore
 
 MOST = 9  # dots on a plate, 1 at least
 MARKS = (9, 12)  # dots and smudges together
@@ -163,7 +163,7 @@ class TallyFamily:
         """For each asked colour the wide spot that fills its box most; empty when one colour has none."""
         found: list[Place] = []
         for color in asked.split():
-            spots = [(box, fill) for box, fill in blobs(views[0], COLORS[color], 70) if box[2] - box[0] > 14]
+            spots = [(box, fill) for box, fill in blobs(views[0], COLORS[color]) if box[2] - box[0] > 14]
             plates = [(box, fill) for box, fill in spots if 1.6 * (box[3] - box[1]) < box[2] - box[0] < 30]
             if plates:
                 found.append((0, max(plates, key=lambda spot: spot[1])[0]))
@@ -177,13 +177,12 @@ class TallyFamily:
 @cache
 def counter() -> Counter:
     """Fitted on every plate of some scenes that no split uses: their seeds lie far above."""
-    from pixelis.actors.glimpse import thumbnail
-
+    store = MediaStore(None)
     parts: list[Pixels] = []
     dots: list[int] = []
     for seed in range(1 << 40, (1 << 40) + COUNTER_SCENES):
         scene = TallyFamily().scene(seed, "full", Shift())
-        pixels = thumbnail(cv2.imdecode(np.frombuffer(scene.media, np.uint8), cv2.IMREAD_COLOR_RGB))
+        pixels = thumbnail(store.pixels(View(store.put(scene.media), (0, 0, SIDE, SIDE))))
         for item in scene.frames[0]:
             if item.kind == "plate":
                 x0, y0, x1, y1 = (v * pixels.shape[0] // SIDE for v in item.box)

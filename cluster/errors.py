@@ -3,6 +3,7 @@
 USER_ERRORS = frozenset(
     {
         "pixelis.actors.liveness.BlindPolicy",
+        "pixelis.actors.shift.ShiftError",
         "pixelis.cluster.config.ConfigError",
         "pixelis.cluster.errors.UsageError",
         "pixelis.memory.checkpoint.CheckpointError",
