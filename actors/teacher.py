@@ -1,7 +1,7 @@
 """Demonstrations: a teacher that knows the scene recites chains of calls, and the real tools answer them.
 
-Chains are 2 to 8 calls long, 6.6 on average, with redundant ones among them (a plate read twice, a mask whose colour is
-asked): reinforcement has something to shorten. Direct chains are the rarest.
+Chains are 2 to 8 calls long (a family's shortest at least), 6.6 on average, with redundant ones among them (a plate read
+twice, a mask whose colour is asked): reinforcement has something to shorten. Direct chains are the rarest.
 """
 
 from collections.abc import Sequence
