@@ -16,10 +16,11 @@ from pixelis.actors.ceiling import ceiling
 from pixelis.actors.score import Outcome, by_family
 from pixelis.actors.shift import Shift
 from pixelis.actors.world import FAMILIES, NO_SHIFT, SPLITS, Split
-from pixelis.cluster.config import ReplaySettings, RunConfig, TaskSettings
+from pixelis.cluster.config import RunConfig, TaskSettings
 from pixelis.cluster.errors import UsageError
 from pixelis.cluster.job import Job, Receipt
 from pixelis.cluster.progress import Bar
+from pixelis.learners.learner import LearnerSettings
 from pixelis.memory.codec import decode, encode
 from pixelis.memory.trajectory import Group
 
@@ -79,8 +80,8 @@ def evaluate(checkpoint: str | Path, root: Path, asked: Questions, seen: Callabl
 def _one_by_one(checkpoint: str | Path, root: Path, asked: Questions, seen: Callable[[int], Any]) -> Iterator[Receipt]:
     from pixelis.cluster.runner import Runner
 
-    tasks = TaskSettings(asked.families, asked.split)
-    config = RunConfig("eval", "sft", start=str(checkpoint), tasks=tasks, replay=ReplaySettings("epochs"))
+    tasks = TaskSettings(asked.families, asked.split, dict.fromkeys(asked.families, asked.n))
+    config = RunConfig("eval", "rft", start=str(checkpoint), tasks=tasks, learner=LearnerSettings(loss="grpo"))
     runner, done = Runner(config, root, None), 0
     for job in jobs(asked.n, len(asked.families), asked.split, asked.shift):
         yield runner.run(job)
