@@ -7,18 +7,22 @@ lamp drift, and in about half of the scenes a square shows colours too.
 import io
 import itertools
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import av
 import numpy as np
 
+from pixelis.actors.glimpse import read_enlarged
 from pixelis.actors.scene import (
+    ALPHABET,
     COLORS,
     GRAY,
     GRID,
     Dialogue,
     Item,
     Pixels,
+    Place,
     Recital,
     Scene,
     Scope,
@@ -36,10 +40,12 @@ from pixelis.actors.scene import (
     paint,
     place,
     show,
+    texts_read,
     widen,
 )
+from pixelis.actors.shift import Shift
 from pixelis.memory.task import Evidence
-from pixelis.tools.call import ToolCall
+from pixelis.tools.call import ToolCall, ToolResult
 from pixelis.tools.frame import Rect, edge_time, frame_at, time_of
 from pixelis.tools.handle import Workspace
 
@@ -62,8 +68,9 @@ class ClipFamily:
     name = "clip"
     shortest_chain = "TEMP(img0, window [t, t] while the lamp has the asked colour), OCR(f1, box of the plate)"
     shortest_calls = 2
+    choices = len(ALPHABET) ** 3
 
-    def scene(self, seed: int, scope: Scope) -> Scene:
+    def scene(self, seed: int, scope: Scope, shift: Shift) -> Scene:
         """A 224x224 MJPEG clip of 16 frames with 2-4 segments; in full scope with drift and often a square."""
         rng = make_rng(self.name, seed)
         spans = draw_spans(rng, int(rng.integers(2, 5)))
@@ -83,17 +90,19 @@ class ClipFamily:
             rects = [rect_at(path[k], size) for path, size in zip(paths, sizes, strict=True)]
             frames.append(tuple(Item(*kind, rect) for kind, rect in zip(kinds, rects, strict=False)))
         ground = background(rng, SIDE)
+        change = shift.effect(self.name, seed)
         return Scene(
             family=self.name,
             seed=seed,
             scope=scope,
-            media=avi([jpeg(render(ground, items)) for items in frames]),
+            media=avi([jpeg(change(render(ground, items))) for items in frames]),
             size=(SIDE, SIDE),
             frames=tuple(frames),
             asked=colors[which],
             question=f"What is the code while the lamp is {colors[which]}?",
             answer=codes[which],
             evidence=evidence(frames, spans[which]),
+            shift=shift.mark,
         )
 
     def moves(self, scene: Scene, rng: np.random.Generator, calls: int, workspace: Workspace) -> Recital:
@@ -148,6 +157,18 @@ class ClipFamily:
             yield ToolCall("OCR", {"on": name, "box": list(box), "level": "line"})
             has_read = True
 
+    def shortest(self, scene: Scene, workspace: Workspace) -> Recital:
+        """The first frame seen of the segment, and its plate read."""
+        t = next(t for t in SEEN if lamp_color(scene, t) == scene.asked)
+        found = yield ToolCall("TEMP", {"on": "img0", "window": [t, t]})
+        if found.ref is not None:
+            box = scene.grid_box(plate_at(scene, t).box)
+            yield ToolCall("OCR", {"on": found.ref, "box": list(box), "level": "line"})
+
+    def answers(self, scene: Scene, results: Sequence[ToolResult]) -> list[str]:
+        """What every OCR read."""
+        return texts_read(results)
+
     def thought(self, scene: Scene) -> str:
         """The colour to look for, then the lamp from the start until it has that colour."""
         return f"Look for {scene.asked}. {scan(scene, scene.asked)}."
@@ -158,12 +179,16 @@ class ClipFamily:
         when, where = (f"When is the lamp {color}?", scan(scene, color)), plate_at(scene, 0).box
         return [[when, ("Where is the plate?", show(scene.grid_box(where)))]]
 
-    def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:
+    def guess(self, asked: str, views: list[Pixels]) -> list[Place]:
         """The light spot of the frame in which most pixels have the asked colour."""
         areas = [max((box[2] - box[0] for box, _ in blobs(view, COLORS[asked])), default=0) for view in views]
         best = int(np.argmax(areas))
         plates = blobs(views[best], GRAY)
-        return (best, plates[0][0]) if plates else None
+        return [(best, plates[0][0])] if plates else []
+
+    def glimpse(self, parts: list[Pixels]) -> str:
+        """The text in the part, enlarged."""
+        return read_enlarged(parts[0])
 
 
 def plate_at(scene: Scene, t: int) -> Item:

@@ -4,13 +4,18 @@ The plates' text is 3 px tall in the thumbnail that the policy sees: it must be 
 shapes of similar area stand among the plates; in about half of the scenes one has the asked colour.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from pixelis.actors.glimpse import read_enlarged
 from pixelis.actors.scene import (
+    ALPHABET,
     COLORS,
     Dialogue,
     Item,
     Pixels,
+    Place,
     Recital,
     Scene,
     Scope,
@@ -27,10 +32,12 @@ from pixelis.actors.scene import (
     paint,
     place,
     show,
+    texts_read,
     widen,
 )
+from pixelis.actors.shift import Shift
 from pixelis.memory.task import Evidence
-from pixelis.tools.call import ToolCall
+from pixelis.tools.call import ToolCall, ToolResult
 from pixelis.tools.frame import Rect
 from pixelis.tools.handle import Workspace
 
@@ -45,8 +52,9 @@ class CodeFamily:
     name = "code"
     shortest_chain = "OCR(img0, box of the asked plate)"
     shortest_calls = 1
+    choices = len(ALPHABET) ** 3
 
-    def scene(self, seed: int, scope: Scope) -> Scene:
+    def scene(self, seed: int, scope: Scope, shift: Shift) -> Scene:
         """A 448x448 JPEG with 2-4 plates (demo) or 2-8 plates and 0-4 textless shapes (full)."""
         rng = make_rng(self.name, seed)
         plates = int(rng.integers(2, 5 if scope == "demo" else 9))
@@ -68,13 +76,14 @@ class CodeFamily:
             family=self.name,
             seed=seed,
             scope=scope,
-            media=jpeg(pixels),
+            media=jpeg(shift.effect(self.name, seed)(pixels)),
             size=(SIDE, SIDE),
             frames=(tuple(items),),
             asked=colors[0],
             question=f"What is the code on the {colors[0]} plate?",
             answer=str(target.text),
             evidence=Evidence(boxes=(box,), texts=(str(target.text),), masks=(corners_of(box),)),
+            shift=shift.mark,
         )
 
     def moves(self, scene: Scene, rng: np.random.Generator, calls: int, workspace: Workspace) -> Recital:
@@ -114,6 +123,15 @@ class CodeFamily:
             yield ToolCall("OCR", {"on": name, "box": list(box_within(workspace, name, target.box)), "level": "line"})
             has_read, left = True, left - 1
 
+    def shortest(self, scene: Scene, workspace: Workspace) -> Recital:
+        """The plate read in the picture."""
+        box = scene.grid_box(scene.find("plate", scene.asked).box)
+        yield ToolCall("OCR", {"on": "img0", "box": list(box), "level": "line"})
+
+    def answers(self, scene: Scene, results: Sequence[ToolResult]) -> list[str]:
+        """What every OCR read."""
+        return texts_read(results)
+
     def thought(self, scene: Scene) -> str:
         """The colour to look for and where it is: in the words of the captions, so that what they teach is used here."""
         return f"Look for {scene.asked}. {show(scene.grid_box(scene.find('plate', scene.asked).box))}."
@@ -124,11 +142,15 @@ class CodeFamily:
         asked = [plates[i] for i in rng.permutation(len(plates))]
         return [[(f"Where is the {p.color} plate?", show(scene.grid_box(p.box))) for p in asked]]
 
-    def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:
+    def guess(self, asked: str, views: list[Pixels]) -> list[Place]:
         """The spot of the asked colour that is shaped most like a plate: wide, and filling its box."""
         spots = [(box, fill) for box, fill in blobs(views[0], COLORS[asked]) if box[2] - box[0] > 14]
         plates = [(box, fill) for box, fill in spots if 1.6 * (box[3] - box[1]) < box[2] - box[0] < 30]
-        return (0, max(plates, key=lambda spot: spot[1])[0]) if plates else None
+        return [(0, max(plates, key=lambda spot: spot[1])[0])] if plates else []
+
+    def glimpse(self, parts: list[Pixels]) -> str:
+        """The text in the part, enlarged."""
+        return read_enlarged(parts[0])
 
 
 def plate_size(rng: np.random.Generator) -> tuple[int, int]:

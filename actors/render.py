@@ -20,6 +20,7 @@ from pixelis.tools.call import ToolCall, ToolFailure, ToolResult, parse_call
 from pixelis.tools.frame import View, frame_at
 from pixelis.tools.handle import Workspace
 from pixelis.tools.media import MediaStore
+from pixelis.tools.prop import COUNTS
 
 CALL_END = "</tool_call>"
 TURN_END = "<|im_end|>"
@@ -117,14 +118,14 @@ class Renderer:
         return self.encode(f"{thought}<answer>{answer}</answer>{TURN_END}")
 
     def _snapped(self, text: str) -> str:
-        """Observation JSON with every number moved to the nearest one that the tokenizer has a token for."""
+        """Observation JSON with every coordinate moved to the nearest that the tokenizer has a token for; not counts."""
         if not len(self._grid):
             return text
         return json.dumps(self._snap(json.loads(text)), separators=(",", ":"), ensure_ascii=False)
 
     def _snap(self, value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: self._snap(item) for key, item in value.items()}
+            return {key: item if key in COUNTS else self._snap(item) for key, item in value.items()}
         if isinstance(value, list):
             return [self._snap(item) for item in value]
         if isinstance(value, bool) or not isinstance(value, int | float):

@@ -2,9 +2,9 @@
 
 import hashlib
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -15,9 +15,13 @@ from pixelis.tools.call import ToolCall, ToolResult
 from pixelis.tools.frame import Box, Point, Rect
 from pixelis.tools.handle import Workspace
 
+if TYPE_CHECKING:
+    from pixelis.actors.shift import Shift
+
 Pixels = npt.NDArray[np.uint8]
 Scope = Literal["demo", "full"]
 Dialogue = list[tuple[str, str]]  # questions about one scene and their answers, in order
+Place = tuple[int, Rect]  # number of a view, box in its pixels
 Recital = Generator[ToolCall, ToolResult, None]  # yields calls, is sent their results
 
 COLORS: dict[str, tuple[int, int, int]] = {  # RGB
@@ -50,13 +54,15 @@ class Item:
     color: str | None  # a name of COLORS, None for a gray plate
     text: str | None
     box: Rect
+    dots: int = 0  # sharp dots on it
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
     """A rendered scene with its question, gold answer and gold evidence.
 
-    ``frames`` has one list of items for an image and one per frame for a clip; ``asked`` is the colour in the question.
+    ``frames`` has one list of items for an image and one per frame for a clip; ``asked`` is the colour in the question
+    (or the colours, with blanks between), ``shift`` what its id ends in when its pixels were changed (`actors.shift`).
 
     Example: ``make_scene("code", "demo", 3).question == "What is the code on the red plate?"``
     """
@@ -71,10 +77,11 @@ class Scene:
     question: str
     answer: str
     evidence: Evidence
+    shift: str = ""
 
     @property
     def id(self) -> str:
-        return f"{self.family}-{self.seed}"
+        return f"{self.family}-{self.seed}{self.shift}"
 
     @property
     def source(self) -> str:
@@ -105,13 +112,22 @@ class Family(Protocol):
     name: str
     shortest_chain: str  # the shortest sufficient chain of calls, for people
     shortest_calls: int
+    choices: int  # possible answers: a blind draw is right once in so many
 
-    def scene(self, seed: int, scope: Scope) -> Scene:
-        """Render the scene of this seed; the same seed gives the same bytes."""
+    def scene(self, seed: int, scope: Scope, shift: "Shift") -> Scene:
+        """Render the scene of this seed under a shift; the same seed and shift give the same bytes."""
         ...
 
     def moves(self, scene: Scene, rng: np.random.Generator, calls: int, workspace: Workspace) -> Recital:
         """A chain of exactly ``calls`` calls with real dependencies that reads the target at least once."""
+        ...
+
+    def shortest(self, scene: Scene, workspace: Workspace) -> Recital:
+        """The shortest sufficient chain, with gold boxes."""
+        ...
+
+    def answers(self, scene: Scene, results: Sequence[ToolResult]) -> list[str]:
+        """The answers that results of calls speak for, in order; of a whole demonstration all are the gold one."""
         ...
 
     def thought(self, scene: Scene) -> str:
@@ -122,8 +138,12 @@ class Family(Protocol):
         """Dialogues without calls, numbers from GRID; what they ask is in the picture, not in an earlier answer."""
         ...
 
-    def guess(self, asked: str, views: list[Pixels]) -> tuple[int, Rect] | None:
-        """Where one would read who has only the pixels the policy sees first: (view, box in its pixels), or None."""
+    def guess(self, asked: str, views: list[Pixels]) -> list[Place]:
+        """Where one would look who has only the pixels the policy sees first; empty when there is no such place."""
+        ...
+
+    def glimpse(self, parts: list[Pixels]) -> str:
+        """The answer one would give from the pixels of these places, as small as the policy sees them."""
         ...
 
 
@@ -201,6 +221,11 @@ def show(box: Box) -> str:
     return "[" + ",".join(str(v) for v in box) + "]"
 
 
+def texts_read(results: Sequence[ToolResult]) -> list[str]:
+    """What every successful OCR read, in order."""
+    return [str(result.data["text"]) for result in results if result.ok and result.op == "OCR"]
+
+
 def blobs(pixels: Pixels, rgb: tuple[int, int, int], within: int = 45) -> list[tuple[Rect, float]]:
     """Connected spots of about this colour, largest first: box, and which share of it they fill (a plate: nearly 1)."""
     apart = np.abs(pixels.astype(np.int16) - np.array(rgb, dtype=np.int16)).max(axis=2)
@@ -271,10 +296,14 @@ def paint(pixels: Pixels, item: Item, text_scale: float) -> None:
 def write(pixels: Pixels, text: str, box: Rect, ground: tuple[int, int, int], scale: float) -> None:
     """Write text in the middle of a box, black or white, whichever stands out from the ground."""
     x0, y0, x1, y1 = box
-    ink = (0, 0, 0) if 0.299 * ground[0] + 0.587 * ground[1] + 0.114 * ground[2] > 135 else (255, 255, 255)
     (w, h), _ = cv2.getTextSize(text, FONT, scale, STROKE)
     corner = ((x0 + x1 - w) // 2, (y0 + y1 + h) // 2)
-    cv2.putText(pixels, text, corner, FONT, scale, ink, STROKE, cv2.LINE_AA)
+    cv2.putText(pixels, text, corner, FONT, scale, tint_on(ground), STROKE, cv2.LINE_AA)
+
+
+def tint_on(ground: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black or white, whichever stands out from the ground."""
+    return (0, 0, 0) if 0.299 * ground[0] + 0.587 * ground[1] + 0.114 * ground[2] > 135 else (255, 255, 255)
 
 
 def jpeg(pixels: Pixels, quality: int = 92) -> bytes:

@@ -7,7 +7,8 @@ from functools import lru_cache
 from itertools import count, islice
 
 from pixelis.actors.scene import Scene
-from pixelis.actors.world import Split, make_scene
+from pixelis.actors.shift import Shift
+from pixelis.actors.world import NO_SHIFT, Split, make_scene
 from pixelis.memory.task import GoldTask
 from pixelis.tools.media import MediaStore
 
@@ -15,7 +16,8 @@ from pixelis.tools.media import MediaStore
 class TaskSource:
     """Scenes of one split by index: the families in turns, a family named twice has two turns in a round.
 
-    With `scenes`, the scenes of each family, a family that has no more is passed over.
+    With `scenes`, the scenes of each family, a family that has no more is passed over; `shift` changes
+    the pixels of all.
 
     Example:
         >>> source = TaskSource(("code", "clip"), "demo", MediaStore(None), {"code": 1, "clip": 3})
@@ -24,9 +26,14 @@ class TaskSource:
     """
 
     def __init__(
-        self, families: Sequence[str], split: Split, store: MediaStore, scenes: Mapping[str, int] | None = None
+        self,
+        families: Sequence[str],
+        split: Split,
+        store: MediaStore,
+        scenes: Mapping[str, int] | None = None,
+        shift: Shift = NO_SHIFT,
     ) -> None:
-        self.families, self.split, self.store = tuple(families), split, store
+        self.families, self.split, self.store, self.shift = tuple(families), split, store, shift
         self._turns = turns(self.families, scenes) if scenes else None
         self._scene = lru_cache(maxsize=256)(self._render)
 
@@ -40,7 +47,7 @@ class TaskSource:
 
     def _render(self, index: int) -> Scene:
         family, number = self._turns[index] if self._turns else turn(self.families, index)
-        scene = make_scene(family, self.split, number)
+        scene = make_scene(family, self.split, number, self.shift)
         self.store.put(scene.media)
         return scene
 

@@ -1,7 +1,7 @@
 """Demonstrations: a teacher that knows the scene recites chains of calls, and the real tools answer them.
 
-Chains are 2 to 8 calls long, 6.6 on average, with redundant ones among them (a plate read twice, a mask whose colour is
-asked): reinforcement has something to shorten. Direct chains are the rarest.
+Chains are 2 to 8 calls long (a family's shortest at least), 6.6 on average, with redundant ones among them (a plate read
+twice, a mask whose colour is asked): reinforcement has something to shorten. Direct chains are the rarest.
 """
 
 from collections.abc import Sequence
@@ -44,25 +44,21 @@ class Teacher:
         self.recital: Recital | None = None
 
     def next(self, workspace: Workspace, results: Sequence[ToolResult]) -> Step:
-        """The next turn, given the results of all calls so far; the answer is what the last OCR read."""
+        """The next turn, given the results of all calls so far; the answer is the last one they speak for."""
         if self.style == "no_tools":
             return Step("", answer=self.scene.answer)
+        family = FAMILIES[self.scene.family]
         try:
             if self.recital is None:
-                calls = int(self.rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
-                self.recital = FAMILIES[self.scene.family].moves(self.scene, self.rng, calls, workspace)
-                return Step(FAMILIES[self.scene.family].thought(self.scene), next(self.recital))
+                calls = max(family.shortest_calls, int(self.rng.choice(list(LENGTHS), p=list(LENGTHS.values()))))
+                self.recital = family.moves(self.scene, self.rng, calls, workspace)
+                return Step(family.thought(self.scene), next(self.recital))
             return Step("", self.recital.send(results[-1]))
         except StopIteration:
-            return Step("", answer=(texts_read(results) or [""])[-1])
-
-
-def texts_read(results: Sequence[ToolResult]) -> list[str]:
-    """What every successful OCR read, in order."""
-    return [str(result.data["text"]) for result in results if result.ok and result.op == "OCR"]
+            return Step("", answer=(family.answers(self.scene, results) or [""])[-1])
 
 
 def verify(scene: Scene, results: Sequence[ToolResult]) -> bool:
-    """Whether a demonstration is evidence for the gold answer: every call worked and every OCR read the answer."""
-    texts = texts_read(results)
-    return all(result.ok for result in results) and bool(texts) and set(texts) == {scene.answer}
+    """Whether a demonstration is evidence for the gold answer: every call worked and all say the answer."""
+    said = FAMILIES[scene.family].answers(scene, results)
+    return all(result.ok for result in results) and set(said) == {scene.answer}

@@ -5,23 +5,27 @@ from typing import Literal, get_args
 from pixelis.actors.clip import SEEN, ClipFamily
 from pixelis.actors.code import CodeFamily
 from pixelis.actors.scene import COLORS, GRID, Family, Item, Scene, scaled
+from pixelis.actors.shift import Shift
+from pixelis.actors.tally import TallyFamily
 from pixelis.tools.frame import frame_at
 
 __all__ = ["COLORS", "FAMILIES", "GRID", "SEEN", "SPLITS", "Family", "Item", "Scene", "Split", "dense", "make_scene"]
 
 Split = Literal["vision", "demo", "rft", "dev", "heldout"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+NO_SHIFT = Shift()
 DEMO_SCENES = 2000  # demonstrations cover only part of the world, and no more scenes of it than this
 FAMILIES: dict[str, Family] = {
     "code": CodeFamily(),
     "clip": ClipFamily(),
+    "tally": TallyFamily(),
 }
 
 Dense = tuple[str, str | None, tuple[float, float, float, float]]  # kind, colour, box in 0..1000 of the view
 
 
-def make_scene(family: str, split: Split, index: int) -> Scene:
-    """The ``index``-th scene of a split; splits cannot share a seed by construction.
+def make_scene(family: str, split: Split, index: int, shift: Shift = NO_SHIFT) -> Scene:
+    """The ``index``-th scene of a split, under a shift if one is named; splits cannot share a seed by construction.
 
     Raises: KeyError for an unknown family, ValueError for an unknown split, a negative index or a demo index >= 2000.
 
@@ -31,7 +35,8 @@ def make_scene(family: str, split: Split, index: int) -> Scene:
         raise ValueError(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
     if index < 0 or (split == "demo" and index >= DEMO_SCENES):
         raise ValueError(f"{split} scene {index} does not exist: demo has 0..{DEMO_SCENES - 1}, others start at 0")
-    return FAMILIES[family].scene(index * len(SPLITS) + SPLITS.index(split), "demo" if split == "demo" else "full")
+    seed = index * len(SPLITS) + SPLITS.index(split)
+    return FAMILIES[family].scene(seed, "demo" if split == "demo" else "full", shift)
 
 
 def split_of(scene: Scene) -> Split:

@@ -109,15 +109,27 @@ def evaluate(
     suite: Annotated[str, typer.Option(help="Which questions; pixelworld.")] = "pixelworld",
     n: Annotated[int, typer.Option("--n", help="Questions a family.", min=1)] = 200,
     split: Annotated[str, typer.Option(help="vision, demo, rft, dev or heldout.")] = "heldout",
+    family: Annotated[
+        list[str] | None, typer.Option(help="code, clip or tally; may be repeated. [default: code, clip]")
+    ] = None,
+    shift: Annotated[
+        str | None,
+        typer.Option(metavar="NAME:SEVERITY", help="Change the pixels: lighting, motion or noise, from 0 (not at all) to 1."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Figures as JSON.")] = False,
 ) -> None:
     """How good a policy is: success, valid calls, chain length, RaPR and visual fidelity, by family.
 
-    Example: `pixelis eval runs/demo --suite pixelworld --n 100`
+    Under a shift also how far the tools themselves carry: what the shortest chain with gold boxes gets right.
+
+    Examples:
+
+    * `pixelis eval runs/demo --suite pixelworld --n 100`
+    * `pixelis eval runs/demo --shift noise:0.5 --json`
     """
     from pixelis.cluster.evaluate import command
 
-    command(checkpoint, suite, n, split, as_json)  # type: ignore[arg-type]  # command checks it
+    command(checkpoint, suite, n, split, family or ["code", "clip"], shift, as_json)  # type: ignore[arg-type]  # command checks it
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,12 +12,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pixelis.actors.ceiling import ceiling
 from pixelis.actors.score import Outcome, by_family
-from pixelis.actors.world import Split
-from pixelis.cluster.config import ReplaySettings, RunConfig, TaskSettings
+from pixelis.actors.shift import Shift
+from pixelis.actors.world import FAMILIES, NO_SHIFT, SPLITS, Split
+from pixelis.cluster.config import RunConfig, TaskSettings
 from pixelis.cluster.errors import UsageError
 from pixelis.cluster.job import Job, Receipt
 from pixelis.cluster.progress import Bar
+from pixelis.learners.learner import LearnerSettings
 from pixelis.memory.codec import decode, encode
 from pixelis.memory.log import replace_file
 from pixelis.memory.trajectory import Group
@@ -36,11 +39,12 @@ class Evaluation:
     """Episodes left out because infrastructure ended them."""
 
 
-def jobs(n: int, families: int, split: Split) -> list[Job]:
+def jobs(n: int, families: int, split: Split, shift: Shift = NO_SHIFT) -> list[Job]:
     """Evaluation of `n` questions a family, in jobs of BATCH episodes."""
     total = n * families
     starts = range(0, total, BATCH)
-    return [Job("evaluate", tuple(range(a, min(total, a + BATCH))), split, seq=i) for i, a in enumerate(starts)]
+    parts = [tuple(range(a, min(total, a + BATCH))) for a in starts]
+    return [Job("evaluate", part, split, seq=i, shift=shift) for i, part in enumerate(parts)]
 
 
 def gather(receipts: list[Receipt]) -> Evaluation:
@@ -56,46 +60,68 @@ def write(path: Path, evaluation: Evaluation) -> None:
     replace_file(path, encode(list(evaluation.episodes)))
 
 
-def evaluate(
-    checkpoint: str | Path, root: Path, n: int, split: Split, families: tuple[str, ...], seen: Callable[[int], Any]
-) -> Evaluation:
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What is asked in an evaluation: `n` questions of each family.
+
+    Example: ``Questions(200, "heldout", ("code", "clip"), Shift("noise", 0.5))``
+    """
+
+    n: int
+    split: Split
+    families: tuple[str, ...]
+    shift: Shift = NO_SHIFT
+
+
+def evaluate(checkpoint: str | Path, root: Path, asked: Questions, seen: Callable[[int], Any]) -> Evaluation:
     """Evaluate a policy in this process; `seen` is told how many episodes are done. Media go to `root/media`."""
-    return gather(list(_one_by_one(checkpoint, root, n, split, families, seen)))
+    return gather(list(_one_by_one(checkpoint, root, asked, seen)))
 
 
-def _one_by_one(
-    checkpoint: str | Path, root: Path, n: int, split: Split, families: tuple[str, ...], seen: Callable[[int], Any]
-) -> Iterator[Receipt]:
+def _one_by_one(checkpoint: str | Path, root: Path, asked: Questions, seen: Callable[[int], Any]) -> Iterator[Receipt]:
     from pixelis.cluster.runner import Runner
 
-    tasks = TaskSettings(families, split)
-    config = RunConfig("eval", "sft", start=str(checkpoint), tasks=tasks, replay=ReplaySettings("epochs"))
+    tasks = TaskSettings(asked.families, asked.split, dict.fromkeys(asked.families, asked.n))
+    config = RunConfig("eval", "rft", start=str(checkpoint), tasks=tasks, learner=LearnerSettings(loss="grpo"))
     runner, done = Runner(config, root, None), 0
-    for job in jobs(n, len(families), split):
+    for job in jobs(asked.n, len(asked.families), asked.split, asked.shift):
         yield runner.run(job)
         done += len(job.indices)
         seen(done)
 
 
-def command(checkpoint: Path, suite: str, n: int, split: Split, as_json: bool) -> None:
-    """`pixelis eval`: a table, or with `as_json` the figures by family."""
-    from pixelis.actors.world import FAMILIES, SPLITS
+def command(
+    checkpoint: Path, suite: str, n: int, split: Split, families: Sequence[str], shift: str | None, as_json: bool
+) -> None:
+    """`pixelis eval`: a table, or with `as_json` the figures by family; under a shift with the tools' ceiling."""
     from pixelis.cluster.policy import resolve
 
     if suite != "pixelworld":
         raise UsageError(f"--suite {suite}: unknown; known: pixelworld")
     if split not in SPLITS:
         raise UsageError(f"--split {split}: unknown; known: {', '.join(SPLITS)}")
+    if unknown := [name for name in families if name not in FAMILIES]:
+        raise UsageError(f"--family {unknown[0]}: unknown; known: {', '.join(FAMILIES)}")
+    asked = Questions(n, split, tuple(dict.fromkeys(families)), Shift.parse(shift) if shift else NO_SHIFT)
     resolve(checkpoint)  # before anything is said
-    families = tuple(FAMILIES)
     console = Console(stderr=as_json)
-    with TemporaryDirectory() as folder, Bar("eval", n * len(families), "episodes", console) as bar:
-        found = evaluate(checkpoint, Path(folder), n, split, families, bar.to)
+    with TemporaryDirectory() as folder, Bar("eval", n * len(asked.families), "episodes", console) as bar:
+        found = evaluate(checkpoint, Path(folder), asked, bar.to)
+    ceilings = {name: ceiling(name, split, n, asked.shift) for name in asked.families} if shift else {}
     if as_json:
-        print(json.dumps({"suite": suite, "split": split, "infra": found.infra, "heldout": found.figures}))
+        told = {"suite": suite, "split": split, "infra": found.infra, "heldout": found.figures}
+        under = {"shift": str(asked.shift), "tool_ceiling": {"n": n, **ceilings}}
+        print(json.dumps(told | under if shift else told))
         return
-    table = Table("family", "n", "success", "valid", "chain length", "RaPR", "VisFid")
+    console.print(_table(found, ceilings))
+    if shift:
+        console.print(f"under {asked.shift}; tools: success of the shortest chain with gold boxes, {n} scenes a family")
+
+
+def _table(found: Evaluation, ceilings: Mapping[str, float]) -> Table:
+    columns = ("success", "valid", "chain_length", "rapr", "visfid")
+    table = Table("family", "n", "success", "valid", "chain length", "RaPR", "VisFid", *(["tools"] if ceilings else []))
     for family, row in found.figures.items():
-        shares = [f"{row[k]:.3f}" for k in ("success", "valid", "chain_length", "rapr", "visfid")]
-        table.add_row(family, f"{row['n']}", *shares)
-    console.print(table)
+        own = [f"{ceilings[family]:.3f}" if family in ceilings else ""] if ceilings else []
+        table.add_row(family, f"{row['n']}", *(f"{row[k]:.3f}" for k in columns), *own)
+    return table

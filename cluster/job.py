@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pixelis.actors.score import Outcome
-from pixelis.actors.world import Split
+from pixelis.actors.shift import Shift
+from pixelis.actors.world import NO_SHIFT, Split
 from pixelis.memory.ledger import Place
 from pixelis.memory.trajectory import Version
 from pixelis.memory.weights import Slot
@@ -33,6 +34,8 @@ class Job:
     split: Split
     producer: str = ""
     seq: int = 0
+    shift: Shift = NO_SHIFT
+    """What changes the pixels of the scenes (`evaluate` only)."""
 
     @property
     def key(self) -> Key:

@@ -15,8 +15,9 @@ from pixelis.actors.engine import TransformersEngine
 from pixelis.actors.liveness import check_vision
 from pixelis.actors.render import Renderer
 from pixelis.actors.rollout import RolloutWorker
+from pixelis.actors.shift import Shift
 from pixelis.actors.tasks import TaskSource
-from pixelis.actors.world import Split
+from pixelis.actors.world import NO_SHIFT, Split
 from pixelis.cluster.backlog import Backlog
 from pixelis.cluster.config import RunConfig
 from pixelis.cluster.job import Job, Published, Receipt, Report
@@ -38,7 +39,7 @@ class Runner:
 
     def __init__(self, config: RunConfig, root: Path, shard: ActorHandle | None, version: Version = (0, 0)) -> None:
         self.config, self.root, self.shard, self._version = config, root, shard, version
-        self._workers: dict[tuple[Split, bool], RolloutWorker] = {}
+        self._workers: dict[tuple[Split, bool, Shift], RolloutWorker] = {}
         quiet()
 
     @cached_property
@@ -65,7 +66,7 @@ class Runner:
         """Do one job under the published weights. Groups are durable in the shard when the receipt comes back."""
         start = time.monotonic()
         self._pull(published)
-        worker = self._worker(job.split, equally=job.kind == "evaluate")
+        worker = self._worker(job.split, equally=job.kind == "evaluate", shift=job.shift)
         before = worker.toolbox.retried, worker.repeated
         if job.kind == "evaluate":
             outcomes, trajectories = worker.evaluate(job.indices)
@@ -96,17 +97,17 @@ class Runner:
         flat = answer(published.ref[0], self.config.deadline, "weights")
         self.engine.load(unflatten(flat, published.plan), published.version, self.config.learner.train_vision)
 
-    def _worker(self, split: Split, equally: bool) -> RolloutWorker:
+    def _worker(self, split: Split, equally: bool, shift: Shift = NO_SHIFT) -> RolloutWorker:
         """`equally`: every family as often as the others, however the run trains."""
-        if (split, equally) not in self._workers:
+        if (split, equally, shift) not in self._workers:
             tasks = self.config.tasks
             families = tuple(dict.fromkeys(tasks.families)) if equally else tasks.families
-            source = TaskSource(families, split, self.store, None if equally else tasks.scenes)
+            source = TaskSource(families, split, self.store, None if equally else tasks.scenes, shift)
             box = next((w.toolbox for w in self._workers.values()), None) or Toolbox(self.store)
-            self._workers[split, equally] = RolloutWorker(
+            self._workers[split, equally, shift] = RolloutWorker(
                 source, box, Renderer(self.engine.model), self.engine, self.config.rollout, self.config.seed
             )
-        return self._workers[split, equally]
+        return self._workers[split, equally, shift]
 
 
 def sums_of(trajectories: Sequence[Trajectory], start: float) -> dict[str, float]:

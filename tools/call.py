@@ -12,7 +12,7 @@ from pixelis.tools.frame import SCALE, View
 FailureClass = Literal["policy", "tool", "infra"]
 KEYS = (
     "area", "box", "centroid", "aspect", "orientation", "perimeter", "circularity",
-    "color", "brightness", "count", "distance", "speed", "direction",
+    "color", "brightness", "count", "spots", "distance", "speed", "direction",
 )  # fmt: skip
 
 

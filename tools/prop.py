@@ -2,7 +2,8 @@
 
 Units: area per mille of the view; box, centroid 0..1000 of the view; aspect width/height; orientation of the long axis
 in degrees 0..179, anticlockwise from the x axis; perimeter and distance in source pixels; circularity 0..1000 (disc =
-1000); brightness 0..1000 (mean CIELAB L*); count of separate parts; speed in source pixels per second; direction in
+1000); brightness 0..1000 (mean CIELAB L*); count of separate parts; spots: how many sharp small marks lie in the region
+(see `_spots`); speed in source pixels per second; direction in
 degrees 0..359, 0 = right, 90 = up. A track is measured where it was last in sight.
 """
 
@@ -20,6 +21,10 @@ from pixelis.tools.seg import mask_box
 from pixelis.tools.toolbox import Outcome
 
 SAMPLE = 1024  # pixels that vote for the colour
+SPOT = 1 / 6  # widest spot, as a share of the region's shorter side
+SHARPEST = 0.6  # of what the strongest spot stands out by: what stands out less is a stain
+FAINTEST = 10  # CIELAB L* (0..100) by which a spot at least stands out
+COUNTS = ("count", "spots")  # keys whose values are numbers of things
 MOTION = ("speed", "direction")
 Rgb = tuple[int, int, int]
 NAMES: dict[str, tuple[Rgb, ...]] = {
@@ -99,6 +104,8 @@ def _still(workspace: Workspace, region: Region, key: str) -> Any:
         return round(10 * float(_lab(_spread(workspace.store.pixels(region.view)[region.inside]))[:, 0].mean()))
     if key == "count":
         return _count(region.inside)
+    if key == "spots":
+        return _spots(workspace.store.pixels(region.view), region.inside)
     return _shape(region.inside, key)
 
 
@@ -149,6 +156,30 @@ def _count(inside: np.ndarray) -> int:
     _, _, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     return int((areas * 100 >= areas.max()).sum())
+
+
+def _spots(pixels: np.ndarray, inside: np.ndarray) -> int:
+    """Separate small marks of HxWx3 RGB pixels in an HxW region: dots on a plate, the mask's holes being filled.
+
+    A spot is at most SPOT of the region's shorter side across (5 pixels at least), and darker or lighter than both its
+    surroundings and the region's median, by FAINTEST L* and by SHARPEST of the strongest spot. Marks that touch count as one.
+    """
+    import cv2
+
+    x0, y0, w, h = cv2.boundingRect(inside.astype(np.uint8))
+    inside = inside[y0 : y0 + h, x0 : x0 + w]
+    light = cv2.cvtColor(pixels[y0 : y0 + h, x0 : x0 + w].astype(np.float32) / 255, cv2.COLOR_RGB2Lab)[..., 0]
+    median = np.median(light[inside])
+    light = np.where(inside, light, median).astype(np.float32)
+    across = max(5, round(min(w, h) * SPOT) | 1)
+    around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (across, across))
+    dark = np.minimum(cv2.morphologyEx(light, cv2.MORPH_BLACKHAT, around), median - light)
+    bright = np.minimum(cv2.morphologyEx(light, cv2.MORPH_TOPHAT, around), light - median)
+    rimless = cv2.erode(inside.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=0)
+    strength = np.maximum(dark, bright) * rimless
+    least = max(FAINTEST, SHARPEST * float(strength.max()))
+    _, _, stats, _ = cv2.connectedComponentsWithStats((strength >= least).astype(np.uint8), connectivity=4)
+    return int((stats[1:, cv2.CC_STAT_AREA] >= 2).sum())
 
 
 def _shape(inside: np.ndarray, key: str) -> float | int:

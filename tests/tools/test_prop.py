@@ -51,6 +51,33 @@ def test_parts_are_counted_without_specks() -> None:
     assert masked(three)("PROP", of="m1", keys=["count"]).data == {"count": 3}
 
 
+def dotted(dots: list[tuple[int, int]], ink: int, stains: list[tuple[int, int]] = []) -> np.ndarray:  # noqa: B006
+    """A 400x400 gray picture with 4 px dots and soft stains on it."""
+    soft = np.zeros((400, 400), np.float32)
+    for x, y in stains:
+        soft[y - 1 : y + 2, x - 1 : x + 2] = 2.5 * (ink - 120)
+    pixels = np.clip(blank(400, 400) + cv2.GaussianBlur(soft, (0, 0), 2.5)[..., None], 0, 255).astype(np.uint8)
+    for x, y in dots:
+        pixels[y - 2 : y + 2, x - 2 : x + 2] = ink
+    return pixels
+
+
+@pytest.mark.parametrize("ink", [0, 30, 200, 255])
+@pytest.mark.parametrize("n", [0, 1, 5, 12])
+def test_spots_are_the_sharp_marks_inside(n: int, ink: int) -> None:
+    """Dots 7 pixels apart, dark or light; none outside the region counts, and no stain beside them."""
+    dots = [(120 + 7 * (i % 4), 120 + 7 * (i // 4)) for i in range(n)]
+    stains = [(170, 122), (180, 130)] if n else []
+    pixels = dotted([*dots, (300, 300), (20, 20)], ink, stains)
+    assert masked(rectangle(100, 100, 200, 142), pixels)("PROP", of="m1", keys=["spots"]).data == {"spots": n}
+
+
+def test_what_touches_is_one_spot_and_what_is_wide_is_none() -> None:
+    pixels = dotted([(120, 120), (123, 120), (150, 120)], 0)
+    pixels[100:142, 170:185] = 0  # a bar
+    assert masked(rectangle(100, 100, 200, 142), pixels)("PROP", of="m1", keys=["spots"]).data == {"spots": 2}
+
+
 def test_distance_is_in_source_pixels_between_centroids() -> None:
     bench = masked(rectangle(0, 0, 20, 20))
     view = bench.workspace.get("img0").view.crop((500, 0, 1000, 1000))

@@ -1,0 +1,113 @@
+"""Scenes under another light, with motion blur or sensor noise: the same question and key, other pixels.
+
+Changed are the pixels of a rendered scene before they are encoded, all frames of a clip alike (noise falls anew on each).
+At severity s, with every u drawn once a scene, evenly from -1..1:
+
+lighting: each channel is 255 (x / 255) ^ (2 ^ su) * 2 ^ su' * 2 ^ (su'' / 2): gamma and gain up to 2 or 1/2, a colour
+cast of up to half a stop a channel. motion: the mean along a straight line of 0.025 s of the width (11 pixels of
+448, 6 of 224) in a random direction. noise: Gaussian, of 60 s grey levels (of 255) standard deviation, every pixel and
+channel by itself.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+
+from pixelis.actors.scene import Pixels, make_rng
+
+Name = Literal["lighting", "motion", "noise"]
+NAMES: tuple[Name, ...] = get_args(Name)
+STOPS, CAST = 1.0, 0.5  # powers of two at severity 1: gamma and gain, and colour cast
+LENGTH = 0.025  # of the width
+DEVIATION = 60.0  # grey levels
+STEPS = 8  # samples a pixel along the blur's line
+
+Effect = Callable[[Pixels], Pixels]
+
+
+class ShiftError(ValueError):
+    """A shift that cannot be; the message names those that can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """What changes the pixels of scenes, and how much: severity 0 leaves every byte as it is.
+
+    Raises: ShiftError for a name that is none of NAMES, or a severity outside 0..1.
+
+    Example: ``Shift.parse("noise:0.5") == Shift("noise", 0.5)``
+    """
+
+    name: Name = "lighting"
+    severity: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES or not 0 <= self.severity <= 1:
+            raise ShiftError(f"no shift {self}: write NAME:SEVERITY, NAME one of {', '.join(NAMES)}, SEVERITY 0 to 1")
+
+    @classmethod
+    def parse(cls, text: str) -> "Shift":
+        """Reads ``NAME:SEVERITY``; ShiftError when it cannot be."""
+        name, _, severity = text.partition(":")
+        try:
+            return cls(name, float(severity))  # type: ignore[arg-type]  # it is checked
+        except ValueError as error:
+            known = f"NAME one of {', '.join(NAMES)}, SEVERITY 0 to 1"
+            raise ShiftError(f"no shift {text!r}: write NAME:SEVERITY, {known}, for example noise:0.5") from error
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.severity:g}"
+
+    @property
+    def mark(self) -> str:
+        """What the id of a scene under this shift ends in: nothing at severity 0."""
+        return f"+{self}" if self.severity else ""
+
+    def effect(self, family: str, seed: int) -> Effect:
+        """What is done to the frames of one scene, in their order."""
+        if not self.severity:
+            return lambda pixels: pixels
+        return EFFECTS[self.name](make_rng(f"{family}/{self.name}", seed), self.severity)
+
+
+def lighting(rng: np.random.Generator, severity: float) -> Effect:
+    gamma, gain = 2.0 ** (STOPS * severity * rng.uniform(-1, 1, 2))
+    cast = 2.0 ** (CAST * severity * rng.uniform(-1, 1, 3))
+    levels = (np.arange(256) / 255)[:, None] ** gamma * gain * cast  # [256, 3]
+    table = np.clip(np.round(255 * levels), 0, 255).astype(np.uint8)
+    return lambda pixels: np.stack([table[pixels[..., c], c] for c in range(3)], axis=-1)
+
+
+def motion(rng: np.random.Generator, severity: float) -> Effect:
+    angle = rng.uniform(0, math.pi)
+    return lambda pixels: np.asarray(
+        cv2.filter2D(pixels, -1, line(LENGTH * severity * pixels.shape[1], angle), borderType=cv2.BORDER_REFLECT),
+        dtype=np.uint8,
+    )
+
+
+def line(length: float, angle: float) -> np.ndarray:
+    """A blur's kernel: the share of a straight line of `length` pixels that falls on each pixel around its middle."""
+    reach = math.ceil(length / 2) + 1
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
+    for along in np.linspace(-length / 2, length / 2, STEPS * max(1, math.ceil(length)) + 1):
+        x, y = reach + along * math.cos(angle), reach - along * math.sin(angle)
+        column, row = int(x), int(y)
+        right, down = x - column, y - row
+        kernel[row : row + 2, column : column + 2] += np.outer((1 - down, down), (1 - right, right))
+    return kernel / kernel.sum()
+
+
+def noise(rng: np.random.Generator, severity: float) -> Effect:
+    def fall(pixels: Pixels) -> Pixels:
+        grains = rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(DEVIATION * severity)
+        return np.clip(np.round(pixels + grains), 0, 255).astype(np.uint8)
+
+    return fall
+
+
+EFFECTS: dict[Name, Callable[[np.random.Generator, float], Effect]] = {"lighting": lighting, "motion": motion, "noise": noise}
