@@ -196,6 +196,7 @@ class Loop:
             "actors_died": float(self.crew.infra),
             "valid": sums.get("valid", 0.0) / steps if steps else 1.0,
             "chain_length": receipt.mean("steps"),
+            "tool_s": sums.get("tool_s", 0.0),
             **times,
         }
         if self.config.phase != "sft":

@@ -28,6 +28,7 @@ from pixelis.cluster.policy import resolve
 from pixelis.cluster.progress import Bar
 from pixelis.cluster.track import Track, read_summary, write_summary
 from pixelis.memory.checkpoint import latest
+from pixelis.memory.log import replace_file
 
 if TYPE_CHECKING:
     from pixelis.cluster.algorithm import PixelisAlgorithm
@@ -85,7 +86,7 @@ class Phase:
     def run(self) -> None:
         """Train, evaluate, and write everything down. Raises Interrupted after Ctrl-C."""
         self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / f"config-{self.config.phase}.toml").write_text(dump(self.config))
+        replace_file(self.root / f"config-{self.config.phase}.toml", dump(self.config).encode())
         uri = self.config.tracking.format(runs=RUNS)
         track = Track(self.root, self.config.phase, uri, asdict(self.config))
         from pixelis.cluster.learner_group import LearnerLost
@@ -283,8 +284,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _checked(config: RunConfig, root: Path, resume: bool) -> RunConfig:
-    begun = (root / "checkpoints" / config.phase).exists() or (root / "replay" / config.phase).exists()
-    if begun and not resume:
+    if latest(root / "checkpoints" / config.phase) is not None and not resume:
         raise ConfigError(
             f"{root} holds a {config.phase} phase already: continue it with --resume, or take another name with --set name=..."
         )

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.kills import PARTS, Run, below
+from pixelis.cluster.audit import audit
 from pixelis.cluster.errors import is_users, told
 from pixelis.cluster.track import Track
 from pixelis.memory import checkpoint
@@ -40,9 +42,7 @@ def test_a_report_that_finds_no_room_leaves_the_old_one(tmp_path: Path) -> None:
     make_run(run, 4)
     subprocess.run([*COMMAND, "report", str(run)], check=True, capture_output=True, timeout=300)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    done = subprocess.run(
-        [*COMMAND, "report", str(run)], capture_output=True, text=True, timeout=300, preexec_fn=_little_room
-    )
+    done = subprocess.run([*COMMAND, "report", str(run)], capture_output=True, text=True, timeout=300, preexec_fn=_little_room)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "File too large" in done.stderr and "make room" in done.stderr
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
@@ -105,3 +105,31 @@ def test_half_a_line_of_figures_is_cut_off(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
     Track(tmp_path, "sft", "", {}).log(2, {"nll": 1.0})
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_checkpoint_that_finds_no_room_ends_the_run_and_resume_goes_on(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The learner's process may write no more (RLIMIT_FSIZE), from its second checkpoint on."""
+    monkeypatch.chdir(tmp_path)
+    sets: dict[str, object] = {"name": "full", "start": untrained, "eval.n": 0}
+    run = Run("tiny_sft", {**sets, "stop.steps": 100_000})
+    run.start()
+    run.next_step(after=0.0)
+    assert run.process is not None
+    for pid in below(run.process.pid, PARTS["learner rank"]):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, LITTLE)
+    assert run.process.wait(240) == 2, run.told()
+    last = run.told().splitlines()[-1]
+    assert "File too large" in last and "make room" in last and "Traceback" not in run.told()
+    folder = run.root / "checkpoints" / "sft"
+    saved = checkpoint.latest(folder)
+    assert saved is not None and not list(folder.glob(".*"))
+    steps = checkpoint.load(saved).state["version"][1] + 2
+    again = Run("tiny_sft", {**sets, "stop.steps": steps})
+    again.start(resume=True)
+    assert again.process is not None and again.process.wait(240) == 0, again.told()
+    assert checkpoint.load(folder / f"step-{steps:06d}").state["version"][1] == steps
+    assert audit(run.root)["sft"].balanced
