@@ -22,6 +22,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.examples.rl_modules.classes.random_rlm import RandomRLModule
+from ray.tune import PlacementGroupFactory
 
 from pixelis.actors.world import Split
 from pixelis.cluster.config import RunConfig, changed
@@ -218,6 +219,13 @@ class PixelisAlgorithm(Algorithm):
     def get_default_config(cls) -> PixelisConfig:
         """Seam: with `algo_class` set, or Tune's `default_resource_request` fails."""
         return PixelisConfig(algo_class=cls)
+
+    @classmethod
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        """Seam: what Tune sets aside for a trial. The stock one has no room for our learner's ranks."""
+        run, sets = (config["run"], config["sets"]) if isinstance(config, dict) else (config.run, config.sets)
+        run = changed(run, sets)
+        return PlacementGroupFactory([{"CPU": 1}] * (1 + run.rollout.actors + run.learner.ranks))
 
     def setup(self, config: PixelisConfig) -> None:  # type: ignore[override]
         """Actors up, then our loop around them."""

@@ -17,7 +17,12 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_current_placement_group,
+    placement_group,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pixelis.cluster.config import RunConfig
@@ -165,11 +170,12 @@ class LearnerGroup:
         self.shutdown()
         self.epoch = epoch
         size, seconds = self.config.learner.ranks, self.config.deadline
-        self._room: PlacementGroup = placement_group([{"CPU": 1}] * size, strategy="PACK")
+        given = get_current_placement_group()  # Tune has set a trial's room aside already
+        self._room: PlacementGroup = given or placement_group([{"CPU": 1}] * size, strategy="PACK")
         answer(self._room.ready(), seconds, f"cluster (room for {size} learner ranks)")
         make: Any = ray.remote
         part = make(num_cpus=1, concurrency_groups={"control": 1})(LearnerPart)
-        places = [PlacementGroupSchedulingStrategy(self._room, placement_group_bundle_index=i) for i in range(size)]
+        places = [PlacementGroupSchedulingStrategy(self._room, -1 if given else i) for i in range(size)]
         name = f"learner_{_plain(self._what[1])}_{self.config.phase}_{epoch}"
         self.actors = [
             part.options(scheduling_strategy=place, name=f"{name}_{rank}").remote(*self._what, epoch, rank)
@@ -262,7 +268,7 @@ class LearnerGroup:
         """End the actors."""
         for actor in self.actors:
             ray.kill(actor)
-        if self.actors:
+        if self.actors and not get_current_placement_group():
             remove_placement_group(self._room)
         self.actors = []
 

@@ -1,5 +1,6 @@
 """Tune runs our algorithm: a search over a setting of a config, with checkpoints that we can read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ def test_two_trials_differ_in_what_was_searched_over(untrained: Path, workplace:
     run = load(CONFIGS / "tiny_rft.toml", [f"start={untrained}"])
     rates = [1e-4, 3e-4]
     space = PixelisConfig().for_run(run, sets={"learner.lr": tune.grid_search(rates)})
-    with ray_session([run], dashboard=False):
+    room = replace(run, learner=replace(run.learner, ranks=2))  # a trial has a driver of its own
+    with ray_session([room], dashboard=False):
         results = tune.Tuner(
             PixelisAlgorithm, param_space=space,
             tune_config=tune.TuneConfig(max_concurrent_trials=1),
