@@ -31,7 +31,7 @@ demo: $(STAMP)
 	$(BIN)/pixelis demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(STUCK) --durations=10
+	$(BIN)/python -m pytest $(STUCK) --durations=15 -n 2 --dist loadfile
 
 check: lint types
 	$(BIN)/python -m pytest $(STUCK) -m "not slow and not ray" -n 2 --dist loadfile
