@@ -35,7 +35,8 @@ def algorithm(untrained: Path, workplace: Path) -> Iterator[PixelisAlgorithm]:
 
 
 def test_every_actor_has_a_name_and_says_what_it_is(algorithm: PixelisAlgorithm) -> None:
-    alive = [actor for actor in list_actors(detail=True, timeout=60) if actor.state == "ALIVE"]
+    here = ray.get_runtime_context().gcs_address
+    alive = [actor for actor in list_actors(here, detail=True, timeout=60) if actor.state == "ALIVE"]
     ours = {actor.repr_name: actor.name for actor in alive if actor.class_name in ("RolloutActor", "LearnerPart", "Shard")}
     assert set(ours) == {"Rollout(rft, 1)", "Learner(rft, rank 0)", "Replay(rft)"}
     assert all("outside" in name and "rft" in name for name in ours.values())
