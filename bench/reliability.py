@@ -23,8 +23,8 @@ from kills import PARTS, Run, babbler
 from pixelis.cluster.audit import audit
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS = 5
-"""Runs that the kills of one part are shared by."""
+SHARE = 5
+"""Kills in one run."""
 SETS: dict[str, object] = {
     "eval.n": 0, "save_every": 2, "stop.steps": 100_000, "rollout.actors": 2, "rollout.staleness": 1, "learner.ranks": 2,
     "learner.grpo.truncate": 2.0,
@@ -106,13 +106,15 @@ def main() -> None:
     os.chdir(work)
     for part in (*PARTS, "driver"):
         tally = tallies[part] = Tally()
-        for number in range(RUNS):
-            share = kills // RUNS + (number < kills % RUNS)
+        for number, done in enumerate(range(0, kills, SHARE)):
             try:
-                hit(part, f"{part.replace(' ', '-')}-{number}", start, share, rng, tally)
+                hit(part, f"{part.replace(' ', '-')}-{number}", start, min(SHARE, kills - done), rng, tally)
             except TimeoutError as late:
                 tally.hangs += 1
                 print(late, flush=True)
+            except RuntimeError as ended:
+                tally.wrong.append(str(ended))
+                print(ended, flush=True)
         if kills >= 25:
             (ROOT / "docs" / "reliability.md").write_text(page(tallies))
     print(page(tallies))
