@@ -141,11 +141,12 @@ print("heavy:", sorted({m.partition(".")[0] for m in sys.modules} & set(HEAVY)),
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["tool", "--help"], ["replay", "--help"], ["doctor"]])
+DOCTOR = pytest.param(["doctor"], marks=pytest.mark.slow)  # it looks at torch, in a process of its own
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["tool", "--help"], ["replay", "--help"], DOCTOR])
 def test_the_command_line_answers_without_anything_heavy(arguments: list[str], tmp_path: Path) -> None:
     script = LOOK.replace("HEAVY", repr(HEAVY))
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.stdout
     assert done.stderr.strip().splitlines()[-1] == "heavy: []", done.stderr

@@ -27,6 +27,7 @@ from pixelis.cluster.doctor import (
 from tests.test_layers import ALLOWED, ROOT, imported
 
 
+@pytest.mark.slow
 def test_this_machine_passes_and_every_problem_names_its_fix(tmp_path: Path) -> None:
     findings = check(tmp_path / "runs")
     names = {"python", "packages", "torch", "opencv", "opencv works", "ocr models", "video codecs", "cpu", "memory", "disk"}
@@ -114,6 +115,7 @@ def test_a_folder_that_is_a_file_is_not_writable(tmp_path: Path) -> None:
     assert writable(file).level == "bad" and writable(tmp_path / "x" / "y").level == "ok"
 
 
+@pytest.mark.slow
 def test_the_command_line_reaches_it() -> None:
     script = "from pixelis.cluster.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", script, "doctor"], capture_output=True, text=True, timeout=60)
@@ -121,6 +123,7 @@ def test_the_command_line_reaches_it() -> None:
     assert "->" in done.stdout  # whatever is not as it should be comes with what to do
 
 
+@pytest.mark.slow
 def test_findings_as_json_and_the_exit_status_of_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
     command = [sys.executable, "-m", "pixelis.cluster.cli", "doctor", "--json"]
