@@ -55,7 +55,10 @@ class Run:
         """SIGKILL to one process of a part, chosen by `pick` in 0..1; returns when."""
         assert self.process is not None
         found = [self.process.pid] if part == "driver" else below(self.process.pid, PARTS[part])
+        until = time.time() + HANG
         while not found:  # it is being restarted
+            if time.time() > until:
+                raise TimeoutError(f"no {part} within {HANG:g} s: {self.told()}")
             time.sleep(0.1)
             found = below(self.process.pid, PARTS[part])
         os.kill(found[int(pick * len(found)) % len(found)], signal.SIGKILL)

@@ -6,7 +6,6 @@ metrics. Learning, replay and weights are ours. Ray's minor version is pinned: t
 
 from __future__ import annotations
 
-import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import gymnasium as gym
 import ray
 import ray.rllib.algorithms.algorithm as rllib
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -32,16 +30,14 @@ from pixelis.cluster.job import Job, Published, Report
 from pixelis.cluster.learner_group import LearnerGroup
 from pixelis.cluster.loop import Loop
 from pixelis.cluster.meters import Meters
-from pixelis.cluster.part import PartError
+from pixelis.cluster.part import PartError, name_of, stack_of
 from pixelis.cluster.runner import Runner
 from pixelis.cluster.shard import start_shard
-from pixelis.cluster.watchdog import Watchdog, stacks
+from pixelis.cluster.watchdog import stacks
 from pixelis.memory.ledger import Ledger
 
 SAMPLE_SECONDS = 1.0
 """Longest time that `sample` takes: RLlib can ask a rollout actor nothing else meanwhile."""
-PATIENCE = 5.0
-"""Seconds for an actor to say what it is doing."""
 
 
 class RolloutActor(EnvRunner):
@@ -110,8 +106,7 @@ class RolloutGroup(EnvRunnerGroup):
     def _make_worker(self, *, worker_index: int, **kwargs: Any) -> Any:
         """Seam: the one place where actors are made; they get names."""
         config: Any = self._remote_config
-        run = str(config.root.resolve()).replace("/", "_")
-        self._remote_args["name"] = f"rollout_{run}_{config.run.phase}_{config.epoch}_{worker_index}"
+        self._remote_args["name"] = name_of("rollout", config.root, config.run.phase, config.epoch, worker_index)
         return super()._make_worker(worker_index=worker_index, **kwargs)
 
 
@@ -163,12 +158,7 @@ class PixelisConfig(AlgorithmConfig):
         """Seam: our learner in place of RLlib's, which cannot return bf16 weights, cuts packed patches silently and is
         dead for good after one failure."""
         assert self.run is not None and self.root is not None and self.shard is not None
-        return LearnerGroup(self.run, self.root, self.shard, self.epoch, Watchdog(self.run.watch, tell))
-
-
-def tell(text: str) -> None:
-    """To whoever looks at the run."""
-    print(f"\npixelis: {text}", file=sys.stderr, flush=True)
+        return LearnerGroup(self.run, self.root, self.shard, self.epoch)
 
 
 class Runners:
@@ -196,11 +186,7 @@ class Runners:
 
     def stack(self, actor: int) -> str:
         """What an actor's threads are doing, or that it does not say."""
-        handle = self.group._worker_manager.actors()[actor]
-        try:
-            return str(ray.get(handle.stack.remote(), timeout=PATIENCE))
-        except (GetTimeoutError, RayActorError):
-            return f"it does not answer within {PATIENCE:g} s: stopped, or gone"
+        return stack_of(self.group._worker_manager.actors()[actor])
 
 
 class PixelisAlgorithm(Algorithm):
@@ -245,7 +231,7 @@ class PixelisAlgorithm(Algorithm):
         group, learners = self.env_runner_group, self.learner_group
         assert group is not None and isinstance(learners, LearnerGroup)
         self.run_config, self.group, self.learners = run, group, learners
-        self.crew = Crew(Runners(group), run.deadline, Watchdog(run.watch, tell))
+        self.crew = Crew(Runners(group), run.deadline, run.watch)
         self.loop = Loop(run, self.crew, learners, self.shard, self.ledger, Meters(run.name, run.phase))
         self.figures = []
 
@@ -264,7 +250,7 @@ class PixelisAlgorithm(Algorithm):
         """All learner ranks anew, from a checkpoint; rollout actors and what is stored stay."""
         self.loop.drain()
         self.loop.meters.count("deaths", 1, part="learner group")
-        self.learners.build(self.ledger.epoch(0))
+        self.learners.build(self.ledger.epoch(self.learners.epoch + 1))
         self.go_on(checkpoint)
 
     def training_step(self) -> None:

@@ -12,18 +12,18 @@ from pixelis.memory.ledger import Account, Ledger, account
 from pixelis.memory.replay import ReplayShard
 from pixelis.tools.media import MediaStore
 
-PHASES = ("sft", "rft")
 ONCE = {"sft": False, "rft": True}
+"""Whether a phase trains on each of its trajectories once; `cluster.config` holds the phases to that."""
 
 
 def audit(run: Path) -> dict[str, Account]:
     """The accounts of a run's phases. UsageError when there is none; LogError while the run goes on."""
     found: dict[str, Account] = {}
-    for phase in PHASES:
+    for phase, once in ONCE.items():
         if not (run / "ledger" / phase).is_dir():
             continue
         shard, ledger = ReplayShard(run / "replay" / phase, [MediaStore(run / "media")]), Ledger(run / "ledger" / phase)
-        found[phase] = account(shard.catalog(), ledger.entries, ONCE[phase])
+        found[phase] = account(shard.catalog(), ledger.entries, once)
         shard.close()
         ledger.close()
     if not found:

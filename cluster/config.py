@@ -148,11 +148,7 @@ def changed(config: RunConfig, sets: Mapping[str, Any]) -> RunConfig:
     """A config with some settings replaced, like ``{"learner.lr": 1e-4}``. ConfigError as from `load`."""
     raw = tomllib.loads(dump(config))
     for key, value in sets.items():
-        *tables, last = key.split(".")
-        at = raw
-        for name in tables:
-            at = at.setdefault(name, {})
-        at[last] = value
+        _put(raw, key, value, f"{key}={value}")
     return build(RunConfig, raw, "config")
 
 
@@ -212,15 +208,21 @@ def _override(raw: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: write key=value, for example --set stop.steps=100")
-    *tables, last = key.strip().split(".")
+    try:
+        read = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        read = value
+    _put(raw, key.strip(), read, f"--set {text}")
+
+
+def _put(raw: dict[str, Any], key: str, value: Any, what: str) -> None:
+    """Put a value at `a.b` in nested tables."""
+    *tables, last = key.split(".")
     for name in tables:
         raw = raw.setdefault(name, {})
         if not isinstance(raw, dict):
-            raise ConfigError(f"--set {text}: {name} is a value, not a table")
-    try:
-        raw[last] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        raw[last] = value
+            raise ConfigError(f"{what}: {name} is a value, not a table")
+    raw[last] = value
 
 
 def _convert(kind: Any, value: Any, where: str, key: str) -> Any:

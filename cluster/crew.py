@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -68,8 +69,8 @@ class Crew:
         >>> receipts = crew.run([Job("evaluate", (0, 1), "dev")], published)    # doctest: +SKIP
     """
 
-    def __init__(self, actors: Actors, deadline: float, watchdog: Watchdog | None = None) -> None:
-        self.actors, self.deadline, self.watchdog = actors, deadline, watchdog
+    def __init__(self, actors: Actors, deadline: float, watch: float = math.inf) -> None:
+        self.actors, self.deadline, self.watchdog = actors, deadline, Watchdog(watch)
         self.infra = 0
         """Rollout actors that died so far."""
         self._deaths = 0
@@ -164,9 +165,8 @@ class Crew:
     def _check_deadlines(self) -> None:
         now = time.monotonic()
         for actor, member in self._members.items():
-            if self.watchdog is not None:
-                part = f"rollout actor {actor} ({member.where})"
-                self.watchdog.look(part, now - member.since if member.jobs else 0.0, partial(self.actors.stack, actor))
+            still = now - member.since if member.jobs else 0.0
+            self.watchdog.look(f"rollout actor {actor} ({member.where})", still, partial(self.actors.stack, actor))
             if member.jobs and now - member.since > self.deadline:
                 jobs = ", ".join(map(str, member.jobs.values()))
                 doing = f"; last seen doing {member.doing}" if member.doing else ""

@@ -27,21 +27,18 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pixelis.cluster.config import RunConfig
 from pixelis.cluster.job import Published, Update
-from pixelis.cluster.part import PartError, answer, quiet, where
+from pixelis.cluster.part import PATIENCE, PartError, answer, name_of, quiet, stack_of, where
 from pixelis.cluster.policy import put, resolve
-from pixelis.cluster.pool import Held, Pool
+from pixelis.cluster.pool import Held, Pool, by_age
 from pixelis.cluster.watchdog import Watchdog, stacks
 from pixelis.learners.learner import Learner
 from pixelis.learners.ranks import Ranks
 from pixelis.memory import checkpoint
 from pixelis.memory.ledger import Place
 from pixelis.memory.model import Model
-from pixelis.memory.trajectory import Group, Version
+from pixelis.memory.trajectory import Version
 from pixelis.memory.weights import Slot, flatten, slots
 from pixelis.tools.media import MediaStore
-
-PATIENCE = 5.0
-"""Seconds in which Ray notices that a process has died."""
 
 
 class LearnerLost(PartError):
@@ -80,11 +77,11 @@ class LearnerPart:
 
     def _step(self, drawn: list[Held]) -> Update:
         """One step on some groups, and what became of each of their trajectories."""
-        stale, fresh = self._by_age(drawn)
-        at = self.learner.version[1]
+        at, once = self.learner.version[1], self.config.replay.mode == "once"
+        stale, fresh = by_age(drawn, at - self.config.rollout.staleness) if once else ([], drawn)  # a teacher has no weights
         figures = self.learner.update([held.group for held in fresh])
-        if self.config.replay.mode == "once" and fresh:
-            figures["staleness"] = float(np.mean([at - _oldest(held.group) for held in fresh]))
+        if once and fresh:
+            figures["staleness"] = float(np.mean([at - held.sampled_at for held in fresh]))
         dropped = {why: tuple(fresh[g].places[k] for g, k in places) for why, places in self.learner.left_out.items() if places}
         if stale:
             dropped["stale"] = tuple(place for held in stale for place in held.places)
@@ -92,14 +89,6 @@ class LearnerPart:
         gone = {place for places in dropped.values() for place in places}
         trained: list[Place] = [place for held in fresh for place in held.places if place not in gone]
         return Update(figures, tuple(trained), dropped)
-
-    def _by_age(self, drawn: list[Held]) -> tuple[list[Held], list[Held]]:
-        """Groups that are too old to learn from, and the others. Demonstrations have no age."""
-        if self.config.replay.mode == "epochs":
-            return [], drawn
-        oldest = self.learner.version[1] - self.config.rollout.staleness
-        stale = [held for held in drawn if _oldest(held.group) < oldest]
-        return stale, [held for held in drawn if held not in stale]
 
     def version(self) -> Version:
         """Of the weights now."""
@@ -157,8 +146,8 @@ class LearnerGroup:
 
     is_remote, is_local = True, False
 
-    def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int, watchdog: Watchdog | None = None) -> None:
-        self.config, self.watchdog = config, watchdog or Watchdog(config.watch, print)
+    def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int) -> None:
+        self.config, self.watchdog = config, Watchdog(config.watch)
         self._what = (config, root, shard)
         self.actors: list[ActorHandle] = []
         self.epoch = epoch
@@ -176,10 +165,10 @@ class LearnerGroup:
         make: Any = ray.remote
         part = make(num_cpus=1, concurrency_groups={"control": 1})(LearnerPart)
         places = [PlacementGroupSchedulingStrategy(self._room, -1 if given else i) for i in range(size)]
-        name = f"learner_{_plain(self._what[1])}_{self.config.phase}_{epoch}"
+        names = [name_of("learner", self._what[1], self.config.phase, epoch, rank) for rank in range(size)]
         self.actors = [
-            part.options(scheduling_strategy=place, name=f"{name}_{rank}").remote(*self._what, epoch, rank)
-            for rank, place in enumerate(places)
+            part.options(scheduling_strategy=place, name=name).remote(*self._what, epoch, rank)
+            for rank, (place, name) in enumerate(zip(places, names, strict=True))
         ]
         if size > 1:
             where: Any = self.actors[0].address.remote()
@@ -197,7 +186,7 @@ class LearnerGroup:
             return True
         for rank in (refs.index(ref) for ref in late):
             still = time.monotonic() - since
-            self.watchdog.look(f"learner rank {rank} ({self._where[rank]})", still, partial(self._stack, rank))
+            self.watchdog.look(f"learner rank {rank} ({self._where[rank]})", still, partial(stack_of, self.actors[rank]))
         if late and time.monotonic() - since > self.config.deadline:
             ranks = ", ".join(str(refs.index(ref)) for ref in late)
             raise LearnerLost(f"rank {ranks} of the learner did not answer within {self.config.deadline:g} s")
@@ -210,8 +199,10 @@ class LearnerGroup:
     def publish(self) -> Published:
         """The weights as they are now, for the rollout actors to pull when they are newer than theirs."""
         self._plan = self._plan or self.ask([self.actors[0].plan.remote()])
-        version = self.ask([self.actors[0].version.remote()])
-        return Published(version, self._plan, (self.actors[0].weights.remote(),))
+        version: Version = self.ask([self.actors[0].version.remote()])
+        weights: Any = self.actors[0].weights.remote()
+        self.ask([weights])  # else a learner that dies now leaves rollout actors with weights that never come
+        return Published(version, self._plan, (weights,))
 
     def ask(self, refs: list[Any]) -> Any:
         """What the first of some ranks answers, when all have. LearnerLost when one died or is late."""
@@ -224,12 +215,6 @@ class LearnerGroup:
             raise
         except PartError as error:
             raise LearnerLost(str(error)) from None
-
-    def _stack(self, rank: int) -> str:
-        try:
-            return str(ray.get(self.actors[rank].stack.remote(), timeout=PATIENCE))
-        except (GetTimeoutError, RayActorError):
-            return f"it does not answer within {PATIENCE:g} s: stopped, or gone"
 
     def save(self, path: Path, state: dict[str, Any]) -> Path:
         """See `LearnerPart.save`."""
@@ -271,16 +256,6 @@ class LearnerGroup:
         if self.actors and not get_current_placement_group():
             remove_placement_group(self._room)
         self.actors = []
-
-
-def _plain(path: Path) -> str:
-    """A path as part of an actor's name."""
-    return str(path.resolve()).replace("/", "_")
-
-
-def _oldest(group: Group) -> int:
-    """The step of the oldest weights that sampled any turn of a group."""
-    return min(t.oldest_version[1] for t in group.trajectories if t.turns)
 
 
 def _died(ref: Any) -> bool:

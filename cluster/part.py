@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+PATIENCE = 5.0
+"""Seconds in which Ray notices that a process has died, and a living one says what it is doing."""
 
 
 class PartError(RuntimeError):
@@ -23,6 +28,19 @@ def answer(ref: Any, seconds: float, part: str) -> Any:
         raise
     except RayActorError as e:
         raise PartError(f"the {part} died: {str(e).strip().splitlines()[0]}") from e
+
+
+def name_of(kind: str, root: Path, *words: object) -> str:
+    """The name of an actor: its kind, the run's folder, and what tells it from others of that kind."""
+    return "_".join([kind, str(root.resolve()).replace("/", "_"), *map(str, words)])
+
+
+def stack_of(actor: ActorHandle) -> str:
+    """What an actor's threads are doing (its method `stack`), or that it does not say."""
+    try:
+        return str(ray.get(actor.stack.remote(), timeout=PATIENCE))
+    except (GetTimeoutError, RayActorError):
+        return f"it does not answer within {PATIENCE:g} s: stopped, or gone"
 
 
 def where() -> str:

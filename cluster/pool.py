@@ -26,6 +26,11 @@ class Held:
         """Where each of its trajectories stands."""
         return tuple((self.record, self.first + k) for k in range(len(self.group)))
 
+    @property
+    def sampled_at(self) -> int:
+        """The step of the oldest weights that sampled any of its turns."""
+        return min(t.oldest_version[1] for t in self.group.trajectories)
+
 
 class Pool:
     """Groups by the settings of a phase. Draws depend on (seed, step) and on what was added, not on who stored it first.
@@ -67,6 +72,15 @@ class Pool:
         if count and not kept:
             raise ValueError(f"no {family} in the replay shard, the mixture wants {count}; it has {', '.join(self._families)}")
         return [kept[i] for i in rng.integers(len(kept), size=count)] if count else []
+
+
+def by_age(drawn: Sequence[Held], oldest: int) -> tuple[list[Held], list[Held]]:
+    """Groups with a turn that older weights than those of step `oldest` have sampled, and the others."""
+    stale: list[Held] = []
+    fresh: list[Held] = []
+    for held in drawn:
+        (stale if held.sampled_at < oldest else fresh).append(held)
+    return stale, fresh
 
 
 def stage_at(mixture: tuple[Stage, ...], step: int) -> Stage:

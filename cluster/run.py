@@ -95,13 +95,17 @@ class Phase:
         try:
             algorithm = self._build()
             track.rewind(algorithm.loop.step)
+            lost: LearnerLost | None = None
             while status != "FINISHED":
                 try:
+                    if lost is not None:
+                        self._recover(algorithm, lost, track)
+                    lost = None
                     self._train(algorithm, track)
                     self._finish(algorithm)
                     status = "FINISHED"
-                except LearnerLost as lost:
-                    self._recover(algorithm, lost, track)
+                except LearnerLost as error:  # also while they are rebuilt
+                    lost = error
         except Interrupted:
             status = "KILLED"
             raise
@@ -148,7 +152,7 @@ class Phase:
         newest = cast(Path, latest(self.folder))
         self.rebuilt[newest] += 1
         if self.rebuilt[newest] > REBUILDS:
-            raise lost
+            raise PartError(f"{lost}, and {REBUILDS} times before since {newest}")
         print(f"{lost}: going on from {newest}", flush=True)
         algorithm.rebuild(newest.resolve())
         track.rewind(algorithm.loop.step)

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
+from pixelis.cluster.part import name_of
 from pixelis.memory.replay import ReplayShard
 from pixelis.tools.media import MediaStore
 
@@ -28,5 +29,4 @@ def start_shard(root: Path, name: str) -> ActorHandle:
     `max_task_retries` re-sends calls that died with it: `add` knows duplicates by their key, `take` is told its cursor.
     """
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Shard)
-    where = str(root.resolve()).replace("/", "_")
-    return actor.options(name=f"replay{where}_{name}").remote(root / "replay" / name, root / "media")
+    return actor.options(name=name_of("replay", root, name)).remote(root / "replay" / name, root / "media")

@@ -9,6 +9,11 @@ import traceback
 from collections.abc import Callable
 
 
+def tell(text: str) -> None:
+    """To whoever looks at the run."""
+    print(f"\npixelis: {text}", file=sys.stderr, flush=True)
+
+
 class Watchdog:
     """Tells of each part once while it stands still.
 
@@ -20,7 +25,7 @@ class Watchdog:
         >>> dog.look("learner rank 1", 63.0, lambda: "in all_reduce")
     """
 
-    def __init__(self, seconds: float, tell: Callable[[str], None]) -> None:
+    def __init__(self, seconds: float, tell: Callable[[str], object] = tell) -> None:
         self.seconds, self.tell = seconds, tell
         self._told: set[str] = set()
 

@@ -136,9 +136,8 @@ def account(records: Sequence[Record], entries: Sequence[Entry], once: bool) -> 
     ]
     stored = {(number, k) for number, record in enumerate(records) for k in range(record.trajectories)}
     told = Counter(place for place, _ in left_out)
-    wrong = [f"steps {[s.step for s in steps]} do not follow one another"] * (
-        [s.step for s in steps] != list(range(1, len(steps) + 1))
-    )
+    numbers = [step.step for step in steps]
+    wrong = [] if numbers == list(range(1, len(steps) + 1)) else [f"steps {numbers} do not follow one another"]
     told_of = {e.record for e in entries if isinstance(e, Stored)}
     wrong += [f"record {n} was acknowledged and is lost" for n in sorted(told_of) if n >= len(records)]
     wrong += [f"{place} is in the ledger and not in the shard" for place in (set(trained) | set(told)) - stored]

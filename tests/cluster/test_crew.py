@@ -46,6 +46,9 @@ class FakeActors:
         self.up |= self.dead
         self.dead = set()
 
+    def stack(self, actor: int) -> str:
+        return f"the stack of {actor}"
+
 
 def seqs(receipts: list[Receipt]) -> list[int]:
     return [receipt.key[1] for receipt in receipts]
@@ -131,3 +134,12 @@ def test_the_last_thing_that_a_late_actor_did_is_told() -> None:
     actors.silent, crew.deadline = True, -1
     with pytest.raises(PartError, match="did not finish sample of 1 questions of rft within -1 s; last seen doing the last"):
         crew.collect(None, 0)
+
+
+def test_an_actor_that_stands_still_is_named_with_its_stack(capsys: pytest.CaptureFixture[str]) -> None:
+    crew = Crew(FakeActors(1, silent=True), 60, watch=0.0)
+    crew.give(JOBS[:1])
+    crew.collect(None, 0)
+    crew.collect(None, 0)
+    told = capsys.readouterr().err
+    assert told.count("rollout actor 1") == 1 and "has not moved for 0 s\nthe stack of 1" in told

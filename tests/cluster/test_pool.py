@@ -3,8 +3,8 @@
 import pytest
 
 from pixelis.cluster.config import ReplaySettings, Stage
-from pixelis.cluster.pool import Pool, stage_at
-from pixelis.memory.trajectory import Group, Trajectory
+from pixelis.cluster.pool import Held, Pool, by_age, stage_at
+from pixelis.memory.trajectory import Group, Trajectory, Turn
 
 
 def group(name: str, family: str = "code") -> Group:
@@ -64,3 +64,14 @@ def test_a_kind_that_is_missing_is_named() -> None:
 def test_the_last_stage_goes_on() -> None:
     last = Stage(4, {"code": 2})
     assert stage_at((Stage(2, {"clip": 1}), last), 9) == last
+
+
+def test_groups_that_older_weights_sampled_are_told_apart() -> None:
+    def sampled(*steps: int) -> Held:
+        turns = tuple(Turn((1,), (2,), (-0.5,), version=(0, step)) for step in steps)
+        return Held(Group("t", (Trajectory("t", "t", "?", (), turns, "a"),)), 0, 0)
+
+    old, new = sampled(3, 5), sampled(4, 4)
+    assert (old.sampled_at, new.sampled_at) == (3, 4)
+    assert by_age([old, new, old], 4) == ([old, old], [new])
+    assert by_age([old, new], 3) == ([], [old, new])

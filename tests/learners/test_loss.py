@@ -45,3 +45,20 @@ def test_grpo_counts_every_trajectory_the_same() -> None:
     loss.backward()
     assert now.grad is not None
     assert float(now.grad[:6].sum()) == pytest.approx(-0.5) and float(now.grad[6:].sum()) == pytest.approx(0.5)
+
+
+def test_truncated_weights_are_those_of_importance_sampling_up_to_the_cut() -> None:
+    """The gradient is min(ratio, cut) x advantage a token, on either side of zero: on-policy it is the clipped loss's."""
+    old = torch.zeros(4)
+    credit = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    now = torch.tensor([0.5, -0.5, 2.0, 2.0], requires_grad=True)
+    settings = GrpoSettings(beta=0.0, truncate=2.0)
+    grpo(now, old, credit, now.detach(), torch.ones(4), settings)[0].backward()
+    weights = torch.tensor([0.5, -0.5, 2.0, 2.0]).exp().clamp(max=2.0)
+    torch.testing.assert_close(now.grad, -weights * credit / 4)
+    gradients = []
+    for some in (settings, GrpoSettings(beta=0.0)):
+        here = torch.zeros(4, requires_grad=True)
+        grpo(here, old, credit, old, torch.ones(4), some)[0].backward()
+        gradients.append(here.grad)
+    torch.testing.assert_close(*gradients)
