@@ -138,19 +138,29 @@ class CodeFamily:
 
     def captions(self, scene: Scene, rng: np.random.Generator) -> list[Dialogue]:
         """One dialogue that asks where each plate is, in random order."""
-        plates = [item for item in scene.frames[0] if item.kind == "plate"]
-        asked = [plates[i] for i in rng.permutation(len(plates))]
-        return [[(f"Where is the {p.color} plate?", show(scene.grid_box(p.box))) for p in asked]]
+        return plate_captions(scene, rng)
 
     def guess(self, asked: str, views: list[Pixels]) -> list[Place]:
-        """The spot of the asked colour that is shaped most like a plate: wide, and filling its box."""
-        spots = [(box, fill) for box, fill in blobs(views[0], COLORS[asked]) if box[2] - box[0] > 14]
-        plates = [(box, fill) for box, fill in spots if 1.6 * (box[3] - box[1]) < box[2] - box[0] < 30]
-        return [(0, max(plates, key=lambda spot: spot[1])[0])] if plates else []
+        """The spot of the asked colour that is shaped most like a plate."""
+        return plate_like(asked, views[0])
 
     def glimpse(self, parts: list[Pixels]) -> str:
         """The text in the part, enlarged."""
         return read_enlarged(parts[0])
+
+
+def plate_captions(scene: Scene, rng: np.random.Generator) -> list[Dialogue]:
+    """One dialogue that asks where each plate is, in random order."""
+    plates = [item for item in scene.frames[0] if item.kind == "plate"]
+    asked = [plates[i] for i in rng.permutation(len(plates))]
+    return [[(f"Where is the {p.color} plate?", show(scene.grid_box(p.box))) for p in asked]]
+
+
+def plate_like(color: str, view: Pixels) -> list[Place]:
+    """The spot of a colour in a thumbnail that is shaped most like a plate: wide, and filling its box; or none."""
+    spots = [(box, fill) for box, fill in blobs(view, COLORS[color]) if box[2] - box[0] > 14]
+    plates = [(box, fill) for box, fill in spots if 1.6 * (box[3] - box[1]) < box[2] - box[0] < 30]
+    return [(0, max(plates, key=lambda spot: spot[1])[0])] if plates else []
 
 
 def plate_size(rng: np.random.Generator) -> tuple[int, int]:

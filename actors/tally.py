@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from pixelis.actors.code import GAP, SIDE, plate_size, shape_colors, shape_size
+from pixelis.actors.code import GAP, SIDE, plate_captions, plate_like, plate_size, shape_colors, shape_size
 from pixelis.actors.glimpse import Counter, thumbnail
 from pixelis.actors.scene import (
     COLORS,
@@ -25,7 +25,6 @@ from pixelis.actors.scene import (
     Scope,
     background,
     below,
-    blobs,
     choose,
     corners_of,
     exact_box,
@@ -155,18 +154,11 @@ class TallyFamily:
 
     def captions(self, scene: Scene, rng: np.random.Generator) -> list[Dialogue]:
         """One dialogue that asks where each plate is, in random order."""
-        plates = [item for item in scene.frames[0] if item.kind == "plate"]
-        asked = [plates[i] for i in rng.permutation(len(plates))]
-        return [[(f"Where is the {p.color} plate?", show(scene.grid_box(p.box))) for p in asked]]
+        return plate_captions(scene, rng)
 
     def guess(self, asked: str, views: list[Pixels]) -> list[Place]:
-        """For each asked colour the wide spot that fills its box most; empty when one colour has none."""
-        found: list[Place] = []
-        for color in asked.split():
-            spots = [(box, fill) for box, fill in blobs(views[0], COLORS[color]) if box[2] - box[0] > 14]
-            plates = [(box, fill) for box, fill in spots if 1.6 * (box[3] - box[1]) < box[2] - box[0] < 30]
-            if plates:
-                found.append((0, max(plates, key=lambda spot: spot[1])[0]))
+        """The plate-like spot of each asked colour; empty when one colour has none."""
+        found = [spot for color in asked.split() for spot in plate_like(color, views[0])]
         return found if len(found) == 2 else []
 
     def glimpse(self, parts: list[Pixels]) -> str:
