@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pixelis.memory.model import FeatureCache, Model
 from pixelis.memory.trajectory import Version
+from pixelis.memory.weights import adopt
 from pixelis.tools.frame import View
 from pixelis.tools.media import MediaStore
 
@@ -122,10 +123,13 @@ class TransformersEngine:
         self._next_bank = 0
 
     def load(self, state: dict[str, Tensor], version: Version, vision_changed: bool) -> None:
-        """Take new weights between episodes. RuntimeError while sessions are open: an episode has one version a turn."""
+        """Take new weights between episodes, as they lie in memory (`adopt`).
+
+        RuntimeError while sessions are open: an episode has one version a turn.
+        """
         if self._bank_of:
             raise RuntimeError(f"{len(self._bank_of)} sessions are open; weights change between episodes only")
-        self.model.net.load_state_dict(state, strict=False)
+        adopt(dict(self.model.net.named_parameters()), state)
         self.version = version
         if vision_changed:
             self.features.clear()

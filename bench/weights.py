@@ -17,7 +17,7 @@ import torch
 from figures import interleaved, keep, ratios, row, spread
 from torch import Tensor, nn
 
-from pixelis.memory.weights import flatten, slots, unflatten
+from pixelis.memory.weights import FlatWeights, adopt, unflatten
 
 SIZE = 100_000_000
 RECEIVERS = 4
@@ -49,10 +49,11 @@ class Publisher:
     def __init__(self, dtype: torch.dtype) -> None:
         torch.set_num_threads(1)
         self.net = Net(dtype)
+        self.flat = FlatWeights(self.net.named())
 
     def plan(self) -> Any:
         """What `weights` holds."""
-        return slots(self.net.named())
+        return self.flat.plan
 
     def change(self, value: float) -> float:
         """Other weights; their checksum."""
@@ -62,7 +63,7 @@ class Publisher:
 
     def weights(self) -> np.ndarray:
         """All of them as bytes, as `LearnerPart.weights` gives them."""
-        return flatten(self.net.named())
+        return self.flat.array()
 
 
 class Receiver:
@@ -75,7 +76,7 @@ class Receiver:
     def pull(self, ref: tuple[Any], copies: bool) -> None:
         """Take the weights, as `Runner._pull` does; `copies`: with a copy of each tensor first."""
         state = unflatten(ray.get(ref[0], timeout=DEADLINE), self.plan)
-        self.net.load_state_dict({k: v.clone() for k, v in state.items()} if copies else state, strict=False)
+        adopt(self.net.named(), {k: v.clone() for k, v in state.items()} if copies else state)
 
     def checksum(self) -> float:
         """Of what is held."""

@@ -37,7 +37,7 @@ from pixelis.memory import checkpoint
 from pixelis.memory.ledger import Place
 from pixelis.memory.model import Model
 from pixelis.memory.trajectory import Version
-from pixelis.memory.weights import Slot, flatten, slots
+from pixelis.memory.weights import Slot
 from pixelis.tools.media import MediaStore
 
 
@@ -96,11 +96,11 @@ class LearnerPart:
 
     def plan(self) -> tuple[Slot, ...]:
         """What `weights` holds."""
-        return slots(self.learner.weights())
+        return self.learner.flat.plan
 
     def weights(self) -> np.ndarray:
         """The parameters that train, as one array; a return value, so that the driver owns it."""
-        return flatten(self.learner.weights())
+        return self.learner.flat.array()
 
     def save(self, path: Path, state: dict[str, Any]) -> Path:
         """Write a checkpoint: trained tensors, optimizer, generators, and the driver's `state` with its cursor."""

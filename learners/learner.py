@@ -18,6 +18,7 @@ from pixelis.learners.ranks import Ranks
 from pixelis.learners.reference import Reference, logprobs
 from pixelis.memory.model import FeatureCache, Features, Model
 from pixelis.memory.trajectory import Group, Trajectory, Version
+from pixelis.memory.weights import FlatWeights
 from pixelis.tools.frame import View
 from pixelis.tools.media import MediaStore
 
@@ -72,6 +73,7 @@ class Learner:
         self.optimizer, self._rates = make_optimizer(
             model.net, settings.lr, settings.matrix_lr, settings.betas, settings.weight_decay
         )
+        self.flat = FlatWeights(self.weights())
         self.features = FeatureCache(model, store)
         self.reference = Reference(model) if settings.loss == "grpo" else None
         self.left_out: dict[str, list[tuple[int, int]]] = {}
@@ -172,4 +174,4 @@ class Learner:
 
     def weights(self) -> dict[str, Tensor]:
         """The parameters that train, by name."""
-        return {name: p.detach() for name, p in self.model.net.named_parameters() if p.requires_grad}
+        return {name: p for name, p in self.model.net.named_parameters() if p.requires_grad}
