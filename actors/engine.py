@@ -88,8 +88,8 @@ class _Slots:
         held_values[:, :, self.used : end] = values
         return held_keys[:, :, :end], held_values[:, :, :end]
 
-    def some(self, rows: Tensor) -> _Slots:
-        """A copy of the rows that a mask [B] names."""
+    def some(self, rows: Tensor | slice) -> _Slots:
+        """The rows that a mask [B] names, copied, or those of a slice, in the same memory."""
         return _Slots([(keys[rows], values[rows]) for keys, values in self.layers], self.used)
 
     def take_back(self, other: _Slots, rows: Tensor, begin: int) -> None:
@@ -134,7 +134,7 @@ class TransformersEngine:
         if vision_changed:
             self.features.clear()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Sample one turn for each request, in their order."""
         waiting: dict[int, list[int]] = defaultdict(list)
@@ -163,20 +163,23 @@ class TransformersEngine:
         Returns the rows, and of each the scores [B, vocabulary] and the rope position [B] of its next token.
         """
         room = max(r.max_tokens for r in requests)
-        prompts = list(dict.fromkeys((r.tokens, r.views) for r in requests))
-        width = max(len(tokens) for tokens, _ in prompts)
-        slots = _Slots.empty(self.model, len(prompts), 0, width)
-        tokens, views = [tokens for tokens, _ in prompts], [views for _, views in prompts]
-        ids, places, valid = self._padded(tokens, views, [0] * len(prompts))
-        causal = torch.ones(width, width, dtype=torch.bool).tril().expand(len(prompts), 1, -1, -1)
-        shown = self.features.get([v for some in views for v in some])
-        hidden = self.model.hidden(ids, places, shown, causal, slots)
-        slots.used = width
-        last = self.model.logits(hidden[torch.arange(len(prompts)), valid.sum(1) - 1])
+        prompts = sorted(dict.fromkeys((r.tokens, r.views) for r in requests), key=lambda prompt: len(prompt[0]))
+        lengths = [len(tokens) for tokens, _ in prompts]
+        slots = _Slots.empty(self.model, len(prompts), 0, lengths[-1])
+        scores, after = zip(*(self._read(prompts[run], slots.some(run)) for run in _runs(lengths)), strict=True)
+        slots.used = lengths[-1]
         index = {prompt: i for i, prompt in enumerate(prompts)}
         rows = [index[(r.tokens, r.views)] for r in requests]
-        bank = _Bank([], slots, valid, [len(tokens) for tokens, _ in prompts])
-        return self._packed(bank, rows, [r.session for r in requests], room), last[rows], _after(places, valid)[rows]
+        bank = _Bank([], slots, torch.arange(slots.used) < torch.tensor(lengths)[:, None], lengths)
+        return self._packed(bank, rows, [r.session for r in requests], room), torch.cat(scores)[rows], torch.cat(after)[rows]
+
+    def _read(self, prompts: list[tuple[tuple[int, ...], tuple[View, ...]]], slots: _Slots) -> tuple[Tensor, Tensor]:
+        """Fill empty slots from whole prompts; the scores [B, vocabulary] and rope position [B] of each next token."""
+        tokens, views = [tokens for tokens, _ in prompts], [views for _, views in prompts]
+        ids, places, valid = self._padded(tokens, views, [0] * len(prompts))
+        causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril().expand(len(prompts), 1, -1, -1)
+        hidden = self.model.hidden(ids, places, self.features.get([v for some in views for v in some]), causal, slots)
+        return self.model.logits(hidden[torch.arange(len(prompts)), valid.sum(1) - 1]), _after(places, valid)
 
     def _extend(self, bank: _Bank, requests: list[Request]) -> tuple[_Bank, Tensor, Tensor]:
         """Feed what the environment added since the last turn; rows of closed sessions are left behind."""
@@ -263,6 +266,15 @@ class TransformersEngine:
         bank.lengths = [length + n for length, n in zip(bank.lengths, counts, strict=True)]
         taken = zip(tokens.tolist(), logs.tolist(), counts, strict=True)
         return [Completion(tuple(t[:n]), tuple(v[:n]), self.version) for t, v, n in taken]
+
+
+def _runs(lengths: list[int]) -> list[slice]:
+    """Runs of ascending lengths in which nobody is padded to more than 4/3 of its length: padding costs as much as tokens."""
+    begins = [0]
+    for i, length in enumerate(lengths):
+        if 3 * length > 4 * lengths[begins[-1]]:
+            begins.append(i)
+    return [slice(begin, end) for begin, end in zip(begins, [*begins[1:], len(lengths)], strict=True)]
 
 
 def _after(places: Tensor, valid: Tensor) -> Tensor:

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.flaky import FlakyToolbox
 from pixelis.actors import nano
 from pixelis.actors.engine import Completion, Request
 from pixelis.actors.render import Renderer
 from pixelis.actors.rollout import RolloutSettings, RolloutWorker
 from pixelis.actors.tasks import TaskSource
 from pixelis.memory.trajectory import Trajectory
-from pixelis.tools.call import ToolCall, ToolFailure
-from pixelis.tools.handle import Workspace
+from pixelis.tools.call import ToolCall
 from pixelis.tools.media import MediaStore
-from pixelis.tools.toolbox import TRIES, Outcome, Tool, Toolbox, classical
+from pixelis.tools.toolbox import TRIES
 
 
 class Scripted:
@@ -44,28 +44,11 @@ class Scripted:
         pass
 
 
-class Flaky:
-    """A tool that infrastructure fails with a probability."""
-
-    def __init__(self, tool: Tool, probability: float, rng: np.random.Generator) -> None:
-        self.tool, self.probability, self.rng = tool, probability, rng
-
-    @property
-    def id(self) -> str:
-        return self.tool.id
-
-    def run(self, workspace: Workspace, args: Any, until: float) -> Outcome:
-        if self.rng.random() < self.probability:
-            raise ToolFailure("infra", "died", "the tool's process died")
-        return self.tool.run(workspace, args, until)
-
-
 def rollouts(probability: float, seed: int = 0) -> list[Trajectory]:
     """Four groups of sixteen."""
-    store, rng = MediaStore(None), np.random.default_rng(seed)
+    store = MediaStore(None)
     renderer = Renderer(nano.build(seed=0))
-    tools = {op: Flaky(tool, probability, rng) for op, tool in classical().items()}
-    toolbox = Toolbox(store, tools, memo_count=0)
+    toolbox = FlakyToolbox(store, probability, seed)
     settings = RolloutSettings(group=16)
     worker = RolloutWorker(TaskSource(("code",), "rft", store), toolbox, renderer, Scripted(renderer), settings, run=0)
     return [t for group in worker.sample(range(4)) for t in group.trajectories]
