@@ -51,8 +51,8 @@ class Run:
             time.sleep(0.1)
         raise TimeoutError(f"no step within {HANG:g} s: {self.told()}")
 
-    def kill(self, part: str, pick: float) -> float:
-        """SIGKILL to one process of a part, chosen by `pick` in 0..1; returns when."""
+    def kill(self, part: str, pick: float, number: int = signal.SIGKILL) -> float:
+        """A signal to one process of a part, chosen by `pick` in 0..1; returns when."""
         assert self.process is not None
         found = [self.process.pid] if part == "driver" else below(self.process.pid, PARTS[part])
         until = time.time() + HANG
@@ -61,7 +61,7 @@ class Run:
                 raise TimeoutError(f"no {part} within {HANG:g} s: {self.told()}")
             time.sleep(0.1)
             found = below(self.process.pid, PARTS[part])
-        os.kill(found[int(pick * len(found)) % len(found)], signal.SIGKILL)
+        os.kill(found[int(pick * len(found)) % len(found)], number)
         if part == "driver":
             self.process.wait(60)
         return time.time()

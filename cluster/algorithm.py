@@ -184,6 +184,10 @@ class Runners:
         """Look after actors that are out of service; Ray has restarted them, or is about to."""
         self.group.probe_unhealthy_env_runners()
 
+    def end(self, actor: int) -> None:
+        """Kill an actor; Ray restarts it."""
+        ray.kill(self.group._worker_manager.actors()[actor], no_restart=False)
+
     def stack(self, actor: int) -> str:
         """What an actor's threads are doing, or that it does not say."""
         return stack_of(self.group._worker_manager.actors()[actor])

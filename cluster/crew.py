@@ -1,4 +1,4 @@
-"""The rollout actors as one crew: jobs go out, receipts come back, a dead actor's jobs go to another."""
+"""The rollout actors as one crew: jobs go out, receipts come back, the jobs of a dead or hanging actor go to another."""
 
 from __future__ import annotations
 
@@ -43,6 +43,10 @@ class Actors(Protocol):
 
     def revive(self) -> None: ...
 
+    def end(self, actor: int) -> None:
+        """Kill an actor that hangs; it comes back like one that died."""
+        ...
+
     def stack(self, actor: int) -> str:
         """What an actor's threads are doing, or that it does not say."""
         ...
@@ -74,6 +78,7 @@ class Crew:
         self.infra = 0
         """Rollout actors that died so far."""
         self._deaths = 0
+        self._late: set[Key] = set()
         self._waiting: deque[Job] = deque()
         self._members: dict[int, Member] = {}
         self._spare: list[Receipt] = []
@@ -91,8 +96,11 @@ class Crew:
         return not self._waiting and not self._spare and not any(m.jobs for m in self._members.values())
 
     def collect(self, published: Published | None, seconds: float) -> list[Receipt]:
-        """Hand out jobs and return what was done since, waiting up to `seconds`. PartError when an actor is late, has a
-        bug, or all keep dying."""
+        """Hand out jobs and return what was done since, waiting up to `seconds`.
+
+        An actor that is late is ended. PartError when a job was late in a second one, when an actor has a bug, or when
+        all keep dying.
+        """
         self._hand_out(published)
         done, self._spare = self._spare, []
         for actor, result in self.actors.fetch(0.0 if done else seconds):
@@ -142,7 +150,8 @@ class Crew:
             raise PartError(f"rollout actor {actor} failed: {result.message}\n{result.traceback}")
         member.doing, member.where = result.doing, result.where
         for receipt in result.done:
-            member.jobs.pop(receipt.key, None)
+            if member.jobs.pop(receipt.key, None) is None:  # it was late, and has just been given to another
+                self._waiting = deque(job for job in self._waiting if job.key != receipt.key)
             member.since = self._since = time.monotonic()
             self._deaths = 0
         gone = [key for key in member.jobs if key not in result.held]  # it was restarted and knows nothing of them
@@ -168,8 +177,20 @@ class Crew:
             still = now - member.since if member.jobs else 0.0
             self.watchdog.look(f"rollout actor {actor} ({member.where})", still, partial(self.actors.stack, actor))
             if member.jobs and now - member.since > self.deadline:
-                jobs = ", ".join(map(str, member.jobs.values()))
-                doing = f"; last seen doing {member.doing}" if member.doing else ""
-                raise PartError(f"rollout actor {actor} did not finish {jobs} within {self.deadline:g} s{doing}")
+                self._replace(actor, member)
         if self._waiting and not any(m.jobs for m in self._members.values()) and now - self._since > self.deadline:
             raise PartError(f"no rollout actor came back within {self.deadline:g} s")
+
+    def _replace(self, actor: int, member: Member) -> None:
+        """Take the jobs of an actor that is late away from it, and its process too."""
+        jobs = ", ".join(map(str, member.jobs.values()))
+        doing = f"; last seen doing {member.doing}" if member.doing else ""
+        told = f"rollout actor {actor} did not finish {jobs} within {self.deadline:g} s{doing}"
+        if self._late & member.jobs.keys():
+            raise PartError(f"{told}, nor did another one before it")
+        self.watchdog.tell(f"{told}: it is ended, and another one does it")
+        self._late |= member.jobs.keys()
+        self._waiting.extendleft(reversed(member.jobs.values()))
+        member.jobs.clear()
+        self._since = time.monotonic()
+        self.actors.end(actor)

@@ -28,7 +28,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from pixelis.cluster.config import RunConfig
 from pixelis.cluster.job import Published, Update
 from pixelis.cluster.part import PATIENCE, PartError, answer, name_of, quiet, stack_of, where
-from pixelis.cluster.policy import put, resolve
+from pixelis.cluster.policy import put, resolve, trained
 from pixelis.cluster.pool import Held, Pool, by_age
 from pixelis.cluster.watchdog import Watchdog, stacks
 from pixelis.learners.learner import Learner
@@ -67,7 +67,7 @@ class LearnerPart:
 
     def join(self, size: int, address: str) -> None:
         """Become one of `size` ranks; returns when all have met."""
-        self.learner.ranks = Ranks.join(self.rank, size, address, self.config.deadline)
+        self.learner.join(Ranks.join(self.rank, size, address, self.config.deadline))
 
     def update(self, records: Sequence[int], first: int, steps: int) -> list[Update]:
         """Optimizer steps `first`, `first + 1`, ... after taking some more records of the shard into the pool."""
@@ -96,28 +96,30 @@ class LearnerPart:
 
     def plan(self) -> tuple[Slot, ...]:
         """What `weights` holds."""
-        return self.learner.flat.plan
+        return self.learner.flat().plan
 
     def weights(self) -> np.ndarray:
-        """The parameters that train, as one array; a return value, so that the driver owns it."""
-        return self.learner.flat.array()
+        """The parameters that train, as one array of the first rank; a return value, so that the driver owns it."""
+        flat = self.learner.flat()
+        return np.zeros(0, np.uint8) if self.rank else flat.array()
 
     def save(self, path: Path, state: dict[str, Any]) -> Path:
         """Write a checkpoint: trained tensors, optimizer, generators, and the driver's `state` with its cursor."""
-        moments, packed = checkpoint.pack_optimizer(self.learner.optimizer)
-        tensors = {"model": self.learner.weights(), "optimizer": moments, "rng": checkpoint.pack_rng()}
+        tensors, packed = self.learner.state()
         own = {
             "base": str(self.base), "phase": self.config.phase, "version": list(self.learner.version), "optimizer": packed,
         }  # fmt: skip
-        return checkpoint.save(path, tensors, {**state, **own})
+        if self.rank == 0:
+            checkpoint.save(path, {**tensors, "rng": checkpoint.pack_rng()}, {**state, **own})
+        return path
 
     def restore(self, path: Path, epoch: int) -> dict[str, Any]:
         """Go on from a checkpoint of this phase, in this epoch; returns its state. CheckpointError if it differs."""
         found = checkpoint.load(path)
         if found.state.get("phase") != self.config.phase:
             raise checkpoint.CheckpointError(f"{path}: phase {found.state.get('phase')}, this run is {self.config.phase}")
-        put(self.learner.model, path)
-        checkpoint.unpack_optimizer(self.learner.optimizer, found.tensors["optimizer"], found.state["optimizer"])
+        weights = {"model": trained(path, self.learner.model), "optimizer": found.tensors["optimizer"]}
+        self.learner.restore(weights, found.state["optimizer"])
         checkpoint.unpack_rng(found.tensors["rng"])
         self.learner.version = (epoch, found.state["version"][1])
         self.pool = Pool(self.config.replay, self.config.seed)
@@ -134,7 +136,7 @@ class LearnerPart:
 
     def export(self, folder: Path) -> Path:
         """Write the whole policy as a folder that any of our commands and transformers open."""
-        self.learner.model.save(folder)
+        self.learner.save(folder)
         return folder
 
     def __repr__(self) -> str:
@@ -198,11 +200,11 @@ class LearnerGroup:
 
     def publish(self) -> Published:
         """The weights as they are now, for the rollout actors to pull when they are newer than theirs."""
-        self._plan = self._plan or self.ask([self.actors[0].plan.remote()])
+        self._plan = self._plan or self.ask([actor.plan.remote() for actor in self.actors])
         version: Version = self.ask([self.actors[0].version.remote()])
-        weights: Any = self.actors[0].weights.remote()
-        self.ask([weights])  # else a learner that dies now leaves rollout actors with weights that never come
-        return Published(version, self._plan, (weights,))
+        weights: list[Any] = [actor.weights.remote() for actor in self.actors]
+        self.ask(weights)  # else a learner that dies now leaves rollout actors with weights that never come
+        return Published(version, self._plan, (weights[0],))
 
     def ask(self, refs: list[Any]) -> Any:
         """What the first of some ranks answers, when all have. LearnerLost when one died or is late."""
@@ -218,7 +220,7 @@ class LearnerGroup:
 
     def save(self, path: Path, state: dict[str, Any]) -> Path:
         """See `LearnerPart.save`."""
-        return self.ask([self.actors[0].save.remote(path, state)])
+        return self.ask([actor.save.remote(path, state) for actor in self.actors])
 
     def restore(self, path: Path, epoch: int) -> dict[str, Any]:
         """See `LearnerPart.restore`."""
@@ -226,7 +228,7 @@ class LearnerGroup:
 
     def export(self, folder: Path) -> Path:
         """See `LearnerPart.export`."""
-        return self.ask([self.actors[0].export.remote(folder)])
+        return self.ask([actor.export.remote(folder) for actor in self.actors])
 
     # From here on: what `ray.rllib.algorithms.Algorithm` calls (ray.md 1). Checkpoints stay ours; RLlib only wraps them.
 

@@ -73,8 +73,12 @@ def open_policy(path: str | Path) -> Model:
 
 def put(model: Model, checkpoint: Path) -> None:
     """Put a checkpoint's tensors into a model. CheckpointError when they do not fit."""
-    tensors = _fits(checkpoint, {name: tuple(p.shape) for name, p in model.net.named_parameters()})
-    model.net.load_state_dict(dict(tensors), strict=False)
+    model.net.load_state_dict(dict(trained(checkpoint, model)), strict=False)
+
+
+def trained(checkpoint: Path, model: Model) -> Mapping[str, Tensor]:
+    """A checkpoint's tensors, which are parameters of a model. CheckpointError when they do not fit."""
+    return _fits(checkpoint, {name: tuple(p.shape) for name, p in model.net.named_parameters()})
 
 
 def _fits(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from pixelis.learners.advantage import advantages
 from pixelis.learners.batch import by_length, collate
 from pixelis.learners.loss import TOLD, GrpoSettings, grpo, imitation
 from pixelis.learners.optimizer import make_optimizer
-from pixelis.learners.ranks import Ranks
+from pixelis.learners.ranks import Ranks, clip, like, whole
 from pixelis.learners.reference import Reference, logprobs
+from pixelis.memory.checkpoint import pack_optimizer, unpack_optimizer
 from pixelis.memory.model import FeatureCache, Features, Model
 from pixelis.memory.trajectory import Group, Trajectory, Version
 from pixelis.memory.weights import FlatWeights
@@ -30,6 +32,8 @@ class LearnerSettings:
     loss: Literal["imitation", "grpo"] = "imitation"
     ranks: int = 1
     """Processes that share each batch."""
+    shard: bool = False
+    """Whether each rank holds only its part of the text layers (FSDP2), for a policy that is too large for one GPU."""
     lr: float = 1.5e-3
     matrix_lr: float = 0.0
     """Muon's learning rate for hidden matrices; 0 leaves them to AdamW."""
@@ -69,15 +73,27 @@ class Learner:
         self.model, self.store, self.settings, self.version, self.steps = model, store, settings, version, steps
         self.ranks = Ranks()
         model.net.model.visual.requires_grad_(settings.train_vision)
-        self.parameters = [p for p in model.net.parameters() if p.requires_grad]
-        self.optimizer, self._rates = make_optimizer(
-            model.net, settings.lr, settings.matrix_lr, settings.betas, settings.weight_decay
-        )
-        self.flat = FlatWeights(self.weights())
         self.features = FeatureCache(model, store)
         self.reference = Reference(model) if settings.loss == "grpo" else None
+        self._flat: FlatWeights | None = FlatWeights(self.weights())  # None: sharded
+        self._take()
         self.left_out: dict[str, list[tuple[int, int]]] = {}
         """What the last update did not learn from, by reason: (group, trajectory in it) by position."""
+
+    def join(self, ranks: Ranks) -> None:
+        """Share the batches with other ranks from now on, and with `shard` the text layers; before the first step."""
+        self.ranks = ranks
+        if self.settings.shard and ranks.size > 1:
+            self._flat = None
+            for model in (self.model, *([self.reference.model] if self.reference else [])):
+                ranks.shard(model.net.model.language_model)
+            self._take()
+
+    def _take(self) -> None:
+        """Make the optimizer of the parameters that train."""
+        s, net = self.settings, self.model.net
+        self.parameters = [p for p in net.parameters() if p.requires_grad]
+        self.optimizer, self._rates = make_optimizer(net, s.lr, s.matrix_lr, s.betas, s.weight_decay)
 
     def update(self, groups: Sequence[Group]) -> dict[str, float]:
         """One step on some groups. Infrastructure failures and groups without contrast are left out and counted.
@@ -88,7 +104,7 @@ class Learner:
         if not samples:
             return {**figures, "skipped": 1.0}
         figures |= self._gradient(samples)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        norm = clip(self.parameters, self.settings.clip)
         figures |= {"grad_norm": float(norm), "step": float(self.version[1])}
         if not (np.isfinite(figures["loss"]) and torch.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
@@ -108,9 +124,12 @@ class Learner:
         mine = self.ranks.mine(sorted(samples, key=lambda s: len(s.trajectory)))
         told = dict.fromkeys(("loss", *TOLD[self.settings.loss]), 0.0)
         total = sum(self._weight(s) for s in samples)
-        for indices in by_length([s.trajectory for s in mine], self.settings.micro_tokens):
-            some = [mine[i] for i in indices]
-            share = sum(self._weight(s) for s in some) / total
+        parts = [[mine[i] for i in p] for p in by_length([s.trajectory for s in mine], self.settings.micro_tokens)]
+        shares = [sum(self._weight(s) for s in some) / total for some in parts]
+        if self._flat is None:  # a rank with fewer parts works along for nothing, or the others would wait for its shards
+            idle = self.ranks.most(len(parts)) - len(parts)
+            parts, shares = [*parts, *[samples[:1]] * idle], [*shares, *[0.0] * idle]
+        for some, share in zip(parts, shares, strict=True):
             loss, figures = self._loss(some)
             (loss * share).backward()
             for key, value in {**figures, "loss": float(loss.detach())}.items():
@@ -173,5 +192,30 @@ class Learner:
         return [encoded[view] for view in views]
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters that train, by name."""
-        return {name: p for name, p in self.model.net.named_parameters() if p.requires_grad}
+        """The parameters that train, by name, whole. Every rank must ask when they are sharded."""
+        return {name: whole(p) for name, p in self.model.net.named_parameters() if p.requires_grad}
+
+    def flat(self) -> FlatWeights:
+        """The same as one array. Every rank must ask when they are sharded."""
+        return self._flat or FlatWeights({name: p.detach() for name, p in self.weights().items()})
+
+    def save(self, folder: Path) -> None:
+        """Write the whole policy as a folder. Every rank must ask; the first one writes."""
+        net = {name: whole(tensor) for name, tensor in self.model.net.state_dict().items()}
+        if self.ranks.rank == 0:
+            self.model.save(folder, net)
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Weights and optimizer for a checkpoint, and what of the optimizer is JSON. Every rank must ask."""
+        moments, packed = pack_optimizer(self.optimizer)
+        return {"model": self.weights(), "optimizer": {name: whole(t) for name, t in moments.items()}}, packed
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], packed: dict[str, Any]) -> None:
+        """Inverse of `state`. CheckpointError when the optimizer is another."""
+        named = dict(self.model.net.named_parameters())
+        with torch.no_grad():
+            for name, tensor in tensors["model"].items():
+                named[name].copy_(like(tensor, named[name]))
+        unpack_optimizer(self.optimizer, tensors["optimizer"], packed)
+        for parameter, moments in self.optimizer.state.items():
+            moments.update({name: like(t, parameter) for name, t in moments.items() if isinstance(t, Tensor)})

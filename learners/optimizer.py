@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Muon
 
+from pixelis.learners.ranks import is_sharded
+
 
 class MuonAdamW(torch.optim.Optimizer):
     """Muon on some matrices and AdamW on the other parameters, as one optimizer with one state.
@@ -46,6 +48,8 @@ def make_optimizer(
     """
     named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
     adamw: dict[str, Any] = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+    if any(is_sharded(p) for _, p in named):
+        adamw["foreach"] = False  # torch's loop over all at once takes no mixture of sharded and whole parameters
     if not matrix_lr:
         return AdamW([p for _, p in named], **adamw), [lr]
     matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]

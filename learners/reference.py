@@ -25,9 +25,9 @@ class Reference:
     def __init__(self, model: Model) -> None:
         memo = {id(model.net.model.visual): model.net.model.visual}
         net = copy.deepcopy(model.net, memo).requires_grad_(False).eval()
-        self._model = Model(net, model.tokenizer, model.card)
+        self.model = Model(net, model.tokenizer, model.card)
 
     @torch.no_grad()
     def logprobs(self, batch: Batch, features: list[Features]) -> Tensor:
         """Log-probs [N] under the reference."""
-        return logprobs(self._model, batch, features)
+        return logprobs(self.model, batch, features)

@@ -7,7 +7,7 @@ the card that says how views are shown. The same code serves the nano policy and
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,10 +94,10 @@ class Model:
         net = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
         return cls(net, AutoTokenizer.from_pretrained(folder, local_files_only=True), read_card(folder))
 
-    def save(self, folder: str | Path) -> None:
-        """Write a policy folder that `load` and transformers' `from_pretrained` open."""
+    def save(self, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write a policy folder that `load` and transformers' `from_pretrained` open; `state`: these tensors instead."""
         folder = Path(folder)
-        self.net.save_pretrained(folder)
+        self.net.save_pretrained(folder, state_dict=None if state is None else dict(state))
         self.tokenizer.save_pretrained(folder)
         (folder / "policy.json").write_text(json.dumps(asdict(self.card), indent=1))
 

@@ -1,5 +1,6 @@
 """What a run is after its processes were killed: to the bit the same, or balanced to the last trajectory."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -55,10 +56,10 @@ def test_a_driver_killed_at_any_moment_and_resumed_gives_the_same_weights_to_the
 
 
 def test_a_run_survives_the_death_of_each_part_and_every_trajectory_is_accounted_for(start: Path, workplace: Path) -> None:
-    """Asynchronous, two actors, two ranks."""
+    """Asynchronous, two actors, two ranks that share the layers."""
     sets: dict[str, object] = {
         "name": "hit", "start": start, "eval.n": 0, "save_every": 2, "stop.steps": 10_000, "rollout.actors": 2,
-        "rollout.staleness": 1, "learner.ranks": 2, "learner.grpo.truncate": 2.0,
+        "rollout.staleness": 1, "learner.ranks": 2, "learner.shard": "true", "learner.grpo.truncate": 2.0,
     }  # fmt: skip
     run = Run(CONFIG, sets)
     run.start()
@@ -72,3 +73,18 @@ def test_a_run_survives_the_death_of_each_part_and_every_trajectory_is_accounted
     account = audit(run.root)["rft"]
     assert account.balanced and account.trained > 0, account
     assert "Traceback" not in run.told()
+
+
+def test_a_rollout_actor_that_hangs_is_replaced(start: Path, workplace: Path) -> None:
+    """Stopped, so that it neither works nor answers: nothing but its deadline tells."""
+    sets: dict[str, object] = {
+        "name": "stuck", "start": start, "eval.n": 0, "stop.steps": 10_000, "rollout.actors": 2, "deadline": 40.0,
+    }  # fmt: skip
+    run = Run(CONFIG, sets)
+    run.start()
+    run.next_step(after=0.0)
+    at = run.kill("rollout actor", 0.0, signal.SIGSTOP)
+    run.next_step(after=at + 30.0)
+    assert run.stop() == 130, run.told()
+    assert "did not finish" in run.told() and "another one does it" in run.told()
+    assert audit(run.root)["rft"].balanced

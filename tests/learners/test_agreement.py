@@ -64,7 +64,7 @@ def test_engine_and_learner_agree_on_every_version() -> None:
     figures = learner.update([Group("t", rewarded)])
     assert figures["skipped"] == 0 and figures["ratio_clipped"] == 0
     assert apart(learner, first) > 1e-2  # the weights have moved on, so agreement says something
-    engine.load(unflatten(learner.flat.array().copy(), learner.flat.plan), learner.version, vision_changed=False)
+    engine.load(unflatten(learner.flat().array().copy(), learner.flat().plan), learner.version, vision_changed=False)
     second = sampled(engine, told)
     assert {turn.version for t in second for turn in t.turns} == {learner.version}
     assert apart(learner, second) < 1e-4

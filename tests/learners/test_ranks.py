@@ -7,64 +7,111 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from pixelis.actors import nano
 from pixelis.learners.learner import Learner, LearnerSettings
-from pixelis.learners.ranks import Ranks
+from pixelis.learners.ranks import Ranks, whole
 from pixelis.memory.model import Model
 from pixelis.memory.trajectory import Group
+from pixelis.memory.weights import unflatten
 from pixelis.tools.media import MediaStore
-from tests.learners.test_learner import episode, honest, state
+from tests.learners.test_learner import episode, honest
 
 ALL = {"lr": 1e-3, "warmup": 1, "micro_tokens": 150}
 MUON = {**ALL, "matrix_lr": 1e-2}
 GRPO = {**ALL, "loss": "grpo"}
+CASES: dict[str, tuple[dict, int]] = {
+    "imitation": (ALL, 5), "muon": (MUON, 5), "grpo": (GRPO, 5), "one group": (GRPO, 1), "sharded": ({**ALL, "shard": True}, 5),
+    "sharded muon": ({**MUON, "shard": True}, 5), "sharded, one group": ({**GRPO, "shard": True}, 1),
+}  # fmt: skip
+"""Settings of the learner, and groups in the batch: of one group a rank has a single trajectory."""
 
 
-def step(settings: dict, groups: int, ranks: Ranks) -> tuple[Model, dict[str, float]]:
+def step(settings: dict, groups: int, ranks: Ranks) -> tuple[Learner, dict[str, float]]:
     """One step of the nano policy on groups of two episodes of unequal length, one of them rewarded."""
     torch.set_num_threads(1)
     model, store = nano.build(seed=1), MediaStore(None)
     learner = Learner(model, store, LearnerSettings(**settings))
-    learner.ranks = ranks
+    learner.join(ranks)
     told = [honest(model, store, episode(model, store, i, "K7PQXAB3C5"[: i + 1])) for i in range(2 * groups)]
     scored = [replace(t, rewards={"answer": float(i % 2)}) for i, t in enumerate(told)]
-    return model, learner.update([Group("t", tuple(scored[2 * i : 2 * i + 2])) for i in range(groups)])
+    return learner, learner.update([Group("t", tuple(scored[2 * i : 2 * i + 2])) for i in range(groups)])
 
 
-def rank_of_two(rank: int, address: str, settings: dict, groups: int, out: Path) -> None:
-    model, figures = step(settings, groups, Ranks.join(rank, 2, address, 60.0))
-    torch.save({"weights": state(model), "gradients": gradients(model), "figures": figures}, out / f"{rank}.pt")
+def rank_of_two(rank: int, address: str, out: Path) -> None:
+    """One step of every case by one of two processes, and what it tells of them."""
+    ranks = Ranks.join(rank, 2, address, 120.0)
+    for name, (settings, groups) in CASES.items():
+        learner, figures = step(settings, groups, ranks)
+        told = {"weights": weights(learner), "gradients": gradients(learner), "figures": figures, "state": learner.state()}
+        torch.save(told | {"array": learner.flat().array().copy()}, out / f"{name}-{rank}.pt")
+        learner.save(out / name)
+        halves = [p for p in learner.parameters if isinstance(p, DTensor) and 2 * p.to_local().numel() <= p.numel() + 1]
+        assert bool(halves) == settings.get("shard", False)  # a rank holds half of every layer
 
 
-def gradients(model: Model) -> dict[str, torch.Tensor]:
-    return {name: p.grad for name, p in model.net.named_parameters() if p.grad is not None}
+def weights(learner: Learner) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in learner.weights().items()}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("settings", "groups"), [(ALL, 5), (MUON, 5), (GRPO, 5), (GRPO, 1)])
-def test_two_ranks_make_the_step_of_one(settings: dict, groups: int, tmp_path: Path) -> None:
-    """Imitation and GRPO; also when a rank has a single trajectory."""
+def gradients(learner: Learner) -> dict[str, torch.Tensor]:
+    return {name: whole(p.grad) for name, p in learner.model.net.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What both processes told, and the policies that they saved."""
+    out = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     context = mp.get_context("spawn")
-    both = [context.Process(target=rank_of_two, args=(rank, address, settings, groups, tmp_path)) for rank in range(2)]
+    both = [context.Process(target=rank_of_two, args=(rank, address, out)) for rank in range(2)]
     for process in both:
         process.start()
-    model, figures = step(settings, groups, Ranks())
     for process in both:
-        process.join(120)
+        process.join(300)
         assert process.exitcode == 0
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    return out
+
+
+def told(folder: Path, case: str) -> list[dict]:
+    return [torch.load(folder / f"{case}-{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_make_the_step_of_one(case: str, folder: Path) -> None:
+    """Imitation and GRPO, whole and sharded."""
+    settings, groups = CASES[case]
+    first, second = told(folder, case)
+    learner, figures = step(settings, groups, Ranks())
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
     assert first["figures"] == second["figures"] == pytest.approx(figures, rel=1e-4, abs=1e-6)  # rewards of a group cancel
-    alone = state(model)
-    for name, gradient in gradients(model).items():
+    alone = weights(learner)
+    assert first["weights"].keys() == alone.keys()
+    for name, gradient in gradients(learner).items():
         torch.testing.assert_close(gradient, first["gradients"][name], rtol=1e-3, atol=1e-6)
-        if settings is not MUON:  # it rounds to bfloat16
+        if "muon" not in case:  # it rounds to bfloat16
             apart = (alone[name] - first["weights"][name]).abs()
             assert (apart[gradient.abs() > 1e-5] < 1e-5).all()  # Adam makes a whole step of a rounding
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["imitation", "sharded"])
+def test_what_leaves_the_ranks_is_whole(case: str, folder: Path) -> None:
+    """The published array, the policy folder, and a state with which one rank alone goes on."""
+    first, _ = told(folder, case)
+    alone, _ = step(ALL, 5, Ranks())
+    sent = unflatten(first["array"], alone.flat().plan)
+    saved = dict(Model.load(folder / case).net.named_parameters())
+    for name, tensor in first["weights"].items():
+        assert torch.equal(sent[name], tensor) and torch.equal(saved[name], tensor)
+    tensors, packed = first["state"]
+    alone.restore(tensors, packed)
+    again, _ = alone.state()
+    assert all(torch.equal(again[part][name], t) for part, named in tensors.items() for name, t in named.items())
 
 
 def test_parts_cover_the_batch_once() -> None:
