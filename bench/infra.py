@@ -1,6 +1,6 @@
 """What infrastructure failures do to what is learned: RFT with 0, 5 and 30 % of all tool calls failing, three seeds.
 
-Usage: python bench/infra.py POLICY [STEPS]   (a policy folder, checkpoint or run: `runs/demo/policy/sft`; default 40 steps)
+Usage: python bench/infra.py [POLICY [STEPS]]   (a policy folder, checkpoint or run; default: what `make demo` left, 40 steps)
 
 A failing call is tried again first, then its episode from the same seed; what cannot be completed is left out. Chain lengths
 are those of completed episodes of the start policy, compared by the two-sample Kolmogorov-Smirnov test with those of the same
@@ -103,9 +103,10 @@ def lengths(group: Group) -> list[int]:
 
 def main() -> None:
     """All cells, and the table."""
-    if len(sys.argv) < 2:
-        sys.exit("python bench/infra.py POLICY [STEPS]: a policy that has learned to call tools, like runs/demo/policy/sft")
-    policy, steps = str(Path(sys.argv[1]).resolve()), int(sys.argv[2]) if len(sys.argv) > 2 else STEPS
+    policy = str(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo/policy/sft").resolve())
+    steps = int(sys.argv[2]) if len(sys.argv) > 2 else STEPS
+    if not Path(policy).exists():
+        sys.exit(f"{policy} is not there: `make demo` trains it, or name another policy that calls tools")
     wanted = [(rate, seed) for seed in SEEDS for rate in RATES]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         running = {cell: pool.submit(learn, *cell, policy, steps) for cell in wanted}
@@ -114,7 +115,7 @@ def main() -> None:
             cells[cell] = future.result(timeout=7200)
             done = cells[cell]
             print(f"{done.rate:.0%} failing, seed {done.seed}: held-out {done.success:.3f}, {done.groups} groups", flush=True)
-    figures: dict[str, object] = {"policy": sys.argv[1], "steps": steps, "heldout_n": 2 * HELD_OUT}
+    figures: dict[str, object] = {"policy": policy, "steps": steps, "heldout_n": 2 * HELD_OUT}
     for rate in RATES:
         some = [cells[rate, seed] for seed in SEEDS]
         tests = [ks_2samp(c.chains, cells[0.0, c.seed].chains).pvalue for c in some]
