@@ -278,6 +278,8 @@ def _check(config: RunConfig) -> None:
     ):  # fmt: skip
         if value < least:
             raise ConfigError(f"{name}: {value} is below {least}")
+    if config.learner.shard and config.learner.ranks == 1:
+        raise ConfigError("learner.shard: one rank has nobody to share with; learner.ranks must be 2 or more")
     scenes = config.tasks.scenes
     if scenes and set(scenes) != set(config.tasks.families):
         raise ConfigError(f"tasks.scenes: name each of {', '.join(config.tasks.families)}, not {', '.join(scenes)}")

@@ -47,6 +47,7 @@ def test_settings_override_the_file() -> None:
         ("tasks.scenes.code=9999", "1 to 2000 scenes a family"),
         ("tasks.scenes.sizes=3", "name each of code, clip"),
         ("rollout.actors=0", "rollout.actors: 0 is below 1"),
+        ("learner.shard=true", "learner.ranks must be 2 or more"),
         ("learner.loss=grpo", "phase sft needs"),
         ("steps", "write key=value"),
     ],
