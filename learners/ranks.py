@@ -49,8 +49,8 @@ class Ranks:
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (self.size,))
-        for layer in text.layers:
-            fully_shard(layer, mesh=mesh)
+        for layer in text.layers:  # said aloud: a layer is its own root, which would stay gathered after going forward
+            fully_shard(layer, mesh=mesh, reshard_after_forward=True)
 
     def mine(self, items: Sequence[Item]) -> list[Item]:
         """This rank's part: every `size`-th, so that a sorted batch is shared evenly."""

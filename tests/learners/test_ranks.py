@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from pixelis.actors import nano
 from pixelis.learners.learner import Learner, LearnerSettings
-from pixelis.learners.ranks import Ranks, whole
+from pixelis.learners.ranks import Ranks, is_sharded, whole
 from pixelis.memory.model import Model
 from pixelis.memory.trajectory import Group
 from pixelis.memory.weights import unflatten
@@ -49,6 +49,8 @@ def rank_of_two(rank: int, address: str, out: Path) -> None:
         learner.save(out / name)
         halves = [p for p in learner.parameters if isinstance(p, DTensor) and 2 * p.to_local().numel() <= p.numel() + 1]
         assert bool(halves) == settings.get("shard", False)  # a rank holds half of every layer
+        if halves and learner.reference:  # and of the reference's, which goes forward only
+            assert all(map(is_sharded, learner.reference.model.net.model.language_model.layers.parameters()))
 
 
 def weights(learner: Learner) -> dict[str, torch.Tensor]:
