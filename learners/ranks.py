@@ -35,7 +35,7 @@ class Ranks:
     @classmethod
     def join(cls, rank: int, size: int, address: str, seconds: float) -> Ranks:
         """Meet the others at `host:port`, where rank 0 listens. Every later wait for them ends after `seconds` too."""
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"  # by where a tensor lies
         where = f"tcp://{address}"
         dist.init_process_group(backend, where, timedelta(seconds=seconds), world_size=size, rank=rank)
         return cls(rank, size)
@@ -48,7 +48,7 @@ class Ranks:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (self.size,))
+        mesh = init_device_mesh(next(text.parameters()).device.type, (self.size,))
         for layer in text.layers:  # said aloud: a layer is its own root, which would stay gathered after going forward
             fully_shard(layer, mesh=mesh, reshard_after_forward=True)
 
@@ -79,7 +79,7 @@ class Ranks:
         """The largest count of all ranks: sharded layers must work equally often on each."""
         if self.size == 1:
             return count
-        counts = torch.tensor([count], device="cuda" if torch.cuda.is_available() else "cpu")
+        counts = torch.tensor([count])
         dist.all_reduce(counts, dist.ReduceOp.MAX)
         return int(counts)
 
