@@ -78,13 +78,13 @@ def test_a_run_survives_the_death_of_each_part_and_every_trajectory_is_accounted
 def test_a_rollout_actor_that_hangs_is_replaced(start: Path, workplace: Path) -> None:
     """Stopped, so that it neither works nor answers: nothing but its deadline tells."""
     sets: dict[str, object] = {
-        "name": "stuck", "start": start, "eval.n": 0, "stop.steps": 10_000, "rollout.actors": 2, "deadline": 40.0,
+        "name": "stuck", "start": start, "eval.n": 0, "stop.steps": 10_000, "rollout.actors": 2, "deadline": 60.0,
     }  # fmt: skip
     run = Run(CONFIG, sets)
     run.start()
     run.next_step(after=0.0)
     at = run.kill("rollout actor", 0.0, signal.SIGSTOP)
-    run.next_step(after=at + 30.0)
+    run.next_step(after=at + 50.0)
     assert run.stop() == 130, run.told()
     assert "did not finish" in run.told() and "another one does it" in run.told()
     assert audit(run.root)["rft"].balanced
