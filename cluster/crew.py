@@ -152,6 +152,7 @@ class Crew:
         for receipt in result.done:
             if member.jobs.pop(receipt.key, None) is None:  # it was late, and has just been given to another
                 self._waiting = deque(job for job in self._waiting if job.key != receipt.key)
+            self._late.discard(receipt.key)
             member.since = self._since = time.monotonic()
             self._deaths = 0
         gone = [key for key in member.jobs if key not in result.held]  # it was restarted and knows nothing of them

@@ -201,9 +201,10 @@ class LearnerGroup:
     def publish(self) -> Published:
         """The weights as they are now, for the rollout actors to pull when they are newer than theirs."""
         self._plan = self._plan or self.ask([actor.plan.remote() for actor in self.actors])
-        version: Version = self.ask([self.actors[0].version.remote()])
         weights: list[Any] = [actor.weights.remote() for actor in self.actors]
-        self.ask(weights)  # else a learner that dies now leaves rollout actors with weights that never come
+        # Who answers this has sent its weights: a learner that died before would leave rollout actors waiting for them. The
+        # driver does not fetch them itself, since it may be on another node.
+        version: Version = self.ask([actor.version.remote() for actor in self.actors])
         return Published(version, self._plan, (weights[0],))
 
     def ask(self, refs: list[Any]) -> Any:

@@ -77,8 +77,6 @@ class Ranks:
 
     def most(self, count: int) -> int:
         """The largest count of all ranks: sharded layers must work equally often on each."""
-        if self.size == 1:
-            return count
         counts = torch.tensor([count])
         dist.all_reduce(counts, dist.ReduceOp.MAX)
         return int(counts)
@@ -95,13 +93,13 @@ def clip(parameters: Sequence[Parameter], limit: float) -> Tensor:
     grads = [p.grad for p in parameters if p.grad is not None]
     if not any(is_sharded(g) for g in grads):
         return clip_grad_norm_(parameters, limit)
-    whole = [g for g in grads if not is_sharded(g)]
+    plain = [g for g in grads if not is_sharded(g)]
     parts = [g.to_local() for g in grads if is_sharded(g)]
     squares = torch.stack([g.float().square().sum() for g in parts]).sum()
     dist.all_reduce(squares)
-    norm = (squares + sum(g.float().square().sum() for g in whole)).sqrt()
+    norm = (squares + sum(g.float().square().sum() for g in plain)).sqrt()
     scale = (limit / (norm + 1e-6)).clamp(max=1.0)
-    for g in [*whole, *parts]:
+    for g in [*plain, *parts]:
         g.mul_(scale)
     return norm
 
