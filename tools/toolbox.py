@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -51,6 +51,15 @@ class Tool(Protocol):
     def id(self) -> str: ...
 
     def run(self, workspace: Workspace, args: Any, until: float) -> Outcome: ...
+
+
+class BatchTool(Tool, Protocol):
+    """A tool whose model takes several questions at once: one answer each, in order; a question's failure is its own.
+
+    ToolFailure(infra) that is raised, not returned, fails all of them.
+    """
+
+    def batch(self, asked: Sequence[tuple[Workspace, Any]], until: float) -> list[Outcome | ToolFailure]: ...
 
 
 class Toolbox:
