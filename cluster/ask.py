@@ -40,8 +40,8 @@ def answer(checkpoint: str | Path, file: str | Path, question: str) -> Answer:
     model = open_policy(checkpoint)
     renderer = Renderer(model)
     task = Task("ask", question, (source,), "text", "ask")
-    episode = Episode(task, "ask", (0, 0, 0), Toolbox(store, deadline=60.0), renderer, Limits(temperature=0.0))
-    play([episode], TransformersEngine(model, store, renderer.stop))
+    episode = Episode(task, "ask", (0, 0, 0), store, renderer, Limits(temperature=0.0))
+    play([episode], TransformersEngine(model, store, renderer.stop), Toolbox(store, deadline=60.0))
     return Answer(episode.trajectory(), episode.workspace)
 
 

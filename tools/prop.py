@@ -18,7 +18,7 @@ from pixelis.tools.call import PropArgs, ToolFailure
 from pixelis.tools.frame import View
 from pixelis.tools.handle import Handle, Mask, Spot, Track, Workspace
 from pixelis.tools.seg import mask_box
-from pixelis.tools.toolbox import Outcome
+from pixelis.tools.tool import Outcome
 
 SAMPLE = 1024  # pixels that vote for the colour
 SPOT = 1 / 6  # widest spot, as a share of the region's shorter side

@@ -9,7 +9,7 @@ from pixelis.tools.call import SegArgs, ToolFailure
 from pixelis.tools.frame import Box, Point, Rect, View
 from pixelis.tools.handle import Mask, Workspace
 from pixelis.tools.measure import mask_iou
-from pixelis.tools.toolbox import Made, Outcome
+from pixelis.tools.tool import Made, Outcome
 from pixelis.tools.zoom import still
 
 WORK_SIDE = 1024  # point prompts: pictures with a longer side are searched at this size

@@ -11,7 +11,7 @@ from pixelis.tools.call import ToolFailure, TrkArgs
 from pixelis.tools.frame import Rect, View, frame_at, time_of
 from pixelis.tools.handle import Handle, Mask, Spot, Track, Workspace
 from pixelis.tools.media import MediaStore
-from pixelis.tools.toolbox import Made, Outcome
+from pixelis.tools.tool import Made, Outcome
 from pixelis.tools.zoom import clip
 
 WORK_SIDE = 320  # frames with a longer side are tracked at this size...

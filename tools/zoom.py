@@ -2,7 +2,7 @@
 
 from pixelis.tools.call import ToolFailure, ZoomArgs
 from pixelis.tools.handle import Handle, Workspace
-from pixelis.tools.toolbox import Made, Outcome
+from pixelis.tools.tool import Made, Outcome
 
 
 def still(workspace: Workspace, name: str) -> Handle:
