@@ -66,20 +66,26 @@ class Ocr:
         view = still(workspace, args.on).view
         part = view if args.box is None else view.crop(args.box)
         pixels = np.ascontiguousarray(workspace.store.pixels(part)[:, :, ::-1])  # the models were trained on BGR
-        if args.level == "line":
-            text, score = read_line(pixels)
-            if score < SURE or not text:
-                raise ToolFailure("tool", "no_text", f"score {score:.2f}")
-            return Outcome({"text": text})
-        items = read_block(pixels)
-        if not items:
-            raise ToolFailure("tool", "no_text")
-        return Outcome(
-            {
-                "text": "\n".join(text for text, _, _ in items),
-                "items": [_item(view, part, *item) for item in items[:ITEMS]],
-            }
-        )
+        return line(*read_line(pixels)) if args.level == "line" else block(view, part, read_block(pixels))
+
+
+def line(text: str, score: float) -> Outcome:
+    """What OCR answers with one line's text and score 0..1; raises tool no_text."""
+    if score < SURE or not text:
+        raise ToolFailure("tool", "no_text", f"score {score:.2f}")
+    return Outcome({"text": text})
+
+
+def block(view: View, part: View, items: "list[tuple[str, Quad, float]]") -> Outcome:
+    """What OCR answers with the lines of `part`, boxes in the frame of `view`; raises tool no_text."""
+    if not items:
+        raise ToolFailure("tool", "no_text")
+    return Outcome(
+        {
+            "text": "\n".join(text for text, _, _ in items),
+            "items": [_item(view, part, *item) for item in items[:ITEMS]],
+        }
+    )
 
 
 def read_line(pixels: np.ndarray) -> tuple[str, float]:

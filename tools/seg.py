@@ -47,11 +47,16 @@ class Seg:
         else:
             assert args.box is not None
             inside, score = by_box(pixels, _inner(view, args.box), [_pixel(pixels, p) for p in args.neg])
-        area = int(np.count_nonzero(inside))
-        if area < SMALLEST:
-            raise ToolFailure("tool", "no_segment", f"{area} pixels")
-        data = {"box": list(mask_box(view, inside)), "area": round(1000 * area / inside.size), "score": score}
-        return Outcome(data, (Made("mask", view, Mask.of(inside)),))
+        return segment(view, inside, score)
+
+
+def segment(view: View, inside: np.ndarray, score: int) -> Outcome:
+    """What SEG answers with an HxW mask of a view; raises tool no_segment when it is next to nothing."""
+    area = int(np.count_nonzero(inside))
+    if area < SMALLEST:
+        raise ToolFailure("tool", "no_segment", f"{area} pixels")
+    data = {"box": list(mask_box(view, inside)), "area": round(1000 * area / inside.size), "score": score}
+    return Outcome(data, (Made("mask", view, Mask.of(inside)),))
 
 
 def by_point(pixels: np.ndarray, seed: Point, avoid: list[Point]) -> tuple[np.ndarray, int]:

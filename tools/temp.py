@@ -50,8 +50,12 @@ def _changes(store: MediaStore, view: View, frames: int, until: float) -> Outcom
     cuts = change_points(steps)
     if not cuts:
         raise ToolFailure("tool", "no_change")
-    edges = [0, *cuts, frames]
-    windows = [Window(a, b - 1, edge_time(a, frames), edge_time(b, frames)) for a, b in pairwise(edges)]
+    return windows_of(view, frames, list(pairwise([0, *cuts, frames])))
+
+
+def windows_of(view: View, frames: int, spans: list[tuple[int, int]]) -> Outcome:
+    """What TEMP answers with windows: spans of frame numbers, the first one inside and the one behind the last."""
+    windows = [Window(a, b - 1, edge_time(a, frames), edge_time(b, frames)) for a, b in spans]
     return Outcome(
         {"windows": [[w.t0, w.t1] for w in windows]},
         tuple(Made("window", view, w) for w in windows),

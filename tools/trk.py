@@ -39,21 +39,32 @@ class Trk:
 
     def run(self, workspace: Workspace, args: TrkArgs, until: float) -> Outcome:
         """One track handle; {"boxes": [[t, x0, y0, x1, y1], ...]}: at most 8 samples of where it was in sight."""
-        view = clip(workspace, args.on).view
-        count = workspace.store.info(view.source).frames
-        first = frame_at(args.t0, count)
-        last = frame_at(1000 if args.t1 is None else args.t1, count)
-        numbers = list(range(first, last + 1, args.stride))
-        if len(numbers) > MOST_FRAMES:
-            raise ToolFailure("policy", "too_many_frames", f"{len(numbers)} frames, at most {MOST_FRAMES}: use stride")
-        start = view.pixels_of(args.box) if args.box is not None else _init(workspace, str(args.init), view)
-        spots = follow(workspace.store, view, start, numbers, until)
-        seen = [s for s in spots if s.visible]
-        if len(seen) < 2 <= len(spots):
-            raise ToolFailure("tool", "lost_at_once")
-        picked = seen if len(seen) <= SAMPLES else [seen[round(i)] for i in np.linspace(0, len(seen) - 1, SAMPLES)]
-        boxes = [[time_of(s.frame, count), *view.box_of(*s.box)] for s in picked]
-        return Outcome({"boxes": boxes}, (Made("track", view, Track(tuple(spots))),))
+        view, numbers, start = asked(workspace, args)
+        return followed(workspace, view, follow(workspace.store, view, start, numbers, until))
+
+
+def asked(workspace: Workspace, args: TrkArgs) -> tuple[View, list[int], Rect]:
+    """The clip, the frame numbers to visit and the box to start from, in source pixels; raises ToolFailure(policy)."""
+    view = clip(workspace, args.on).view
+    count = workspace.store.info(view.source).frames
+    first = frame_at(args.t0, count)
+    last = frame_at(1000 if args.t1 is None else args.t1, count)
+    numbers = list(range(first, last + 1, args.stride))
+    if len(numbers) > MOST_FRAMES:
+        raise ToolFailure("policy", "too_many_frames", f"{len(numbers)} frames, at most {MOST_FRAMES}: use stride")
+    start = view.pixels_of(args.box) if args.box is not None else _init(workspace, str(args.init), view)
+    return view, numbers, start
+
+
+def followed(workspace: Workspace, view: View, spots: list[Spot]) -> Outcome:
+    """What TRK answers with the spots of a track; raises tool lost_at_once when it was seen in the first frame only."""
+    count = workspace.store.info(view.source).frames
+    seen = [s for s in spots if s.visible]
+    if len(seen) < 2 <= len(spots):
+        raise ToolFailure("tool", "lost_at_once")
+    picked = seen if len(seen) <= SAMPLES else [seen[round(i)] for i in np.linspace(0, len(seen) - 1, SAMPLES)]
+    boxes = [[time_of(s.frame, count), *view.box_of(*s.box)] for s in picked]
+    return Outcome({"boxes": boxes}, (Made("track", view, Track(tuple(spots))),))
 
 
 def follow(store: MediaStore, view: View, start: Rect, numbers: list[int], until: float) -> list[Spot]:
