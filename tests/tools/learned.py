@@ -22,15 +22,15 @@ def sam_network(side: int = 128) -> Any:
 
 
 class Counted:
-    """How many pictures went through a module since `reset`."""
+    """How many pictures have gone through a module, in how many calls."""
 
     def __init__(self, module: Any) -> None:
         self.pictures = self.calls = 0
-        module.register_forward_hook(self._count)
+        module.register_forward_hook(self._count, with_kwargs=True)
 
-    def _count(self, module: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def _count(self, module: Any, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         self.calls += 1
-        self.pictures += len(inputs[0])
+        self.pictures += len(next(iter((*inputs, *named.values()))))
 
 
 def ocr_networks() -> tuple[Any, Any]:
@@ -53,3 +53,40 @@ def _spread(layer: Any, seen: Any, width: float) -> None:
     scale = width / seen.std(dim=0)
     layer.weight.mul_(scale.reshape(-1, *[1] * (layer.weight.dim() - 1)))
     layer.bias.copy_((layer.bias - seen.mean(dim=0)) * scale)
+
+
+WORDS = ("a", "red", "green", "blue", "gray", "plate", "dog", "text", "sky", "wheel", "hand", "cup")
+
+
+def tokenizer() -> Any:
+    """A tokenizer of whole words, made here: those of published models are downloads."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate(("<pad>", "<unk>", "<bos>", "<eos>", *WORDS))}
+    words = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 3)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", bos_token="<bos>", eos_token="<eos>",
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+
+
+def clip_network(kind: str = "clip") -> Any:
+    """A small CLIPModel or SiglipModel."""
+    import transformers
+
+    small: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2
+    }  # fmt: skip
+    text = {**small, "vocab_size": 32, "max_position_embeddings": 16, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
+    vision = {**small, "image_size": 32, "patch_size": 8}
+    if kind == "siglip":
+        config = transformers.SiglipConfig(text_config={**text, "projection_size": 32}, vision_config=vision)
+        return seeded(lambda: transformers.SiglipModel(config))
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
+    return seeded(lambda: transformers.CLIPModel(config))
