@@ -74,7 +74,7 @@ def _add_easyocr(found: dict[str, Tool], learned: Learned, tell: Callable[[str],
 
 
 def _add_clip(found: dict[str, Tool], learned: Learned, cache: Cache[Any], tell: Callable[[str], None]) -> None:
-    from pixelis.tools.clip import Matcher, SegText, TempClip
+    from pixelis.tools.matcher import Matcher, SegText, TempClip
 
     folder = _folder(learned.clip, ["config.json"], [PICTURES], [*WEIGHTS])
     if folder is None:

@@ -15,10 +15,18 @@ def seeded(build: Any, seed: int = 0) -> Any:
 
 
 def sam_network(side: int = 128) -> Any:
-    """SAM 2.1 tiny for pictures of side x side (sam2's config allows other sides than 1024), without a checkpoint."""
+    """SAM 2.1 tiny for pictures of side x side (sam2's config allows other sides than 1024), without a checkpoint.
+
+    What predicts the IoU is turned up until not always the same one of the masks is the best.
+    """
+    import torch
+
     from pixelis.tools.sam import build
 
-    return seeded(lambda: build("configs/sam2.1/sam2.1_hiera_t.yaml", side))
+    network = seeded(lambda: build("configs/sam2.1/sam2.1_hiera_t.yaml", side))
+    with torch.no_grad():
+        network.sam_mask_decoder.iou_prediction_head.layers[-1].weight.mul_(100)
+    return network
 
 
 class Counted:

@@ -1,5 +1,6 @@
 """EasyOCR's true networks, untrained: what they read is noise, that we ask them as EasyOCR does is not."""
 
+import copy
 import hashlib
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from pixelis.tools.call import OcrArgs, ToolCall, ToolFailure
-from pixelis.tools.easy import DETECTOR, HEIGHT, RECOGNISER, EasyOcr, characters
+from pixelis.tools.easy import DETECTOR, HEIGHT, RECOGNISER, EasyOcr, _strips, characters
 from pixelis.tools.handle import Workspace
 from pixelis.tools.local import Local, work
 from pixelis.tools.tool import Ask, Outcome
@@ -77,6 +78,29 @@ def test_a_line_is_read_as_easyocr_reads_it(ocr: EasyOcr) -> None:
         result = bench("OCR", on="img0", level="line")
         assert sure >= 0.5 and result.data == {"text": text.strip()}
         assert result.tool == "ocr-easyocr@1#easyocr-test"
+
+
+def test_what_is_faint_is_read_again_with_more_contrast(ocr: EasyOcr) -> None:
+    unsure = copy.deepcopy(ocr.recogniser)
+    with torch.no_grad():
+        unsure.Prediction.weight.mul_(0.005)
+        unsure.Prediction.bias.mul_(0.005)
+    tool = EasyOcr(ocr.detector, unsure, "easyocr-test")
+    changed = 0
+    for pixels in (page()[30:60], page()[90:140], plate("K7P")[90:140, 110:220]):
+        pixels = (pixels.astype(np.float32) / 6 + 90).astype(np.uint8)
+        with torch.inference_mode():
+            ((first, sure),) = tool._pass([(0, _whole(pixels))], 0.0, time.monotonic() + 60).values()
+            (mine,) = tool._read([_whole(pixels)], time.monotonic() + 60)
+        ((_, text, score),) = reader(tool).recognize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), reformat=False)
+        assert sure < 0.1 and mine == (text.strip(), pytest.approx(score, abs=1e-6))
+        changed += (first, sure) != mine
+    assert changed
+
+
+def _whole(pixels: np.ndarray) -> tuple[Any, int]:
+    ((_, strip),) = _strips([[0, pixels.shape[1], 0, pixels.shape[0]]], [], pixels)
+    return strip
 
 
 def test_boxes_are_in_the_frame_of_on(ocr: EasyOcr) -> None:

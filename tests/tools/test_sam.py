@@ -90,6 +90,18 @@ def test_the_answer_is_the_image_predictors_to_the_same_pixels(sam: Sam, prompt:
     assert result.tool == "seg-sam2@1#sam2-test"
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (3, 2), (700, 5)])
+def test_odd_shapes_do_not_raise(sam: Sam, size: tuple[int, int]) -> None:
+    bench = Bench(png(np.full((size[1], size[0], 3), 90, np.uint8)), {"SEG": SamSeg(sam)})
+    for prompt in PROMPTS:
+        result = bench("SEG", on="img0", **prompt)
+        assert result.ok or refusal(result) == ("tool", "no_segment")
+    clip = Bench(avi([np.full((16, 16, 3), n, np.uint8) for n in (10, 60, 90)]), {"TRK": SamTrk(sam)})
+    for box in ([0, 0, 1, 1], [999, 999, 1000, 1000], [0, 500, 1000, 501]):
+        result = clip("TRK", on="img0", box=box, t0=0)
+        assert result.ok or refusal(result)[0] == "tool"
+
+
 def test_a_prompt_matters(sam: Sam) -> None:
     bench = Bench(jpeg(plate("K7P")), {"SEG": SamSeg(sam)})
     found = [mask(bench, bench("SEG", on="img0", **prompt).ref) for prompt in PROMPTS]
@@ -256,14 +268,24 @@ def test_our_inference_state_has_the_names_of_the_original(tmp_path: Path, sam: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["box", "mask"])
-def test_the_track_is_the_video_predictors(tmp_path: Path, sam: Sam, by: str) -> None:
+def test_the_track_is_the_video_predictors(tmp_path: Path, sam: Sam, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """20 frames: longer than SAM's memory, so that what we let go of would be missed."""
     bench = Bench(avi(moving_square(40, 3)[0]))
     numbers = list(range(0, 40, 2))
     frames = _frames(sam, bench, numbers)
     inside = np.zeros((240, 320), bool)
     inside[90:138, 40:88] = True
+    steps: list[dict[str, Any]] = []
+    original = sam.network._run_single_frame_inference
+
+    def kept(**rest: Any) -> Any:
+        out, logits = original(**rest)
+        steps.append(out)
+        return out, logits
+
+    monkeypatch.setattr(sam.network, "_run_single_frame_inference", kept)
     found = follow(sam, frames, (40, 90, 88, 138), inside if by == "mask" else None)
+    ours, steps[:] = list(steps), []
     state = sam.network.init_state(str(_folder(tmp_path, bench, numbers)))
     with torch.inference_mode():
         pictures = [sam._picture(bench.store.pixels(View(frames.view.source, frames.view.rect, n))) for n in numbers]
@@ -273,13 +295,16 @@ def test_the_track_is_the_video_predictors(tmp_path: Path, sam: Sam, by: str) ->
     else:
         sam.network.add_new_points_or_box(state, 0, 1, box=np.array([40, 90, 88, 138], np.float32))
     theirs = [masks for _, _, masks in sam.network.propagate_in_video(state)]
-    assert len(found) == len(theirs) == 20
-    outputs = state["output_dict_per_obj"][0]["non_cond_frame_outputs"]
-    for i, (spot, masks) in enumerate(zip(found[1:], theirs[1:], strict=True), 1):
+    assert len(found) == len(theirs) == len(ours) == len(steps) == 20
+    for mine, one in zip(ours, steps, strict=True):
+        assert torch.equal(mine["pred_masks"], one["pred_masks"])
+        assert torch.equal(mine["object_score_logits"], one["object_score_logits"])
+    for spot, step, masks in zip(found[1:], steps[1:], theirs[1:], strict=True):
         rows, columns = np.nonzero(masks[0, 0].numpy() > 0)
-        assert spot.score == pytest.approx(torch.sigmoid(outputs[i]["object_score_logits"]).item(), abs=1e-3)
+        assert spot.score == pytest.approx(torch.sigmoid(step["object_score_logits"]).item(), abs=1e-6)
         if spot.visible:
-            assert spot.box == pytest.approx((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1), abs=2)
+            assert spot.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert any(spot.visible for spot in found[1:])
 
 
 def _frames(sam: Sam, bench: Bench, numbers: list[int]) -> _Frames:
