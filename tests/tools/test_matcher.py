@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from pixelis.tools.cache import Cache
 from pixelis.tools.call import SegArgs, TempArgs, ToolFailure
-from pixelis.tools.matcher import Matcher, SegText, TempClip, neighbours, proposals, runs, smoothed, stand_out, strongest
 from pixelis.tools.frame import View
 from pixelis.tools.handle import Mask
 from pixelis.tools.local import Local
+from pixelis.tools.matcher import Matcher, SegText, TempClip, neighbours, proposals, runs, smoothed, stand_out, strongest
 from pixelis.tools.sam import Sam, SamSeg
 from pixelis.tools.seg import Seg
 from pixelis.tools.temp import Temp
