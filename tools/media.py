@@ -76,6 +76,16 @@ class MediaStore:
             return self._path(sha).read_bytes()
         raise MediaError(f"{self._name(sha)}: no such medium in this store")
 
+    def forget(self, sha: str) -> None:
+        """Frees a medium that is in memory, with all that was decoded of it."""
+        with self._lock:
+            self._bytes.pop(sha, None)
+            self._infos.pop(sha, None)
+            if sha in self._clips:
+                self._clips.pop(sha).close()
+            for key in [key for key in self._cache if key[0] == sha]:
+                self._cached -= self._cache.pop(key).nbytes
+
     def __contains__(self, sha: str) -> bool:
         return sha in self._bytes if self.root is None else self._path(sha).exists()
 
