@@ -22,15 +22,15 @@ TICK = 0.25
 """Seconds between looks at the replicas."""
 START = 120.0
 """Seconds in which a new replica must answer."""
-DEAF = 30.0
+DEAF = 20.0
 """Seconds without an answer from its event loop after which a replica is ended."""
 HUNG = 10.0
 """Seconds that a model may work beyond all its deadlines."""
 BUSY_TICKS = 4
 """Looks in a row that must find a batch waiting at every replica before one is added."""
-IDLE = 30.0
-"""Seconds without work after which a replica is let go, and the longest that one may take to finish."""
-FAILURES = 5
+LEAVE = 30.0
+"""Longest time that a replica which leaves may take to finish what it has, in seconds."""
+FAILURES = 3
 """Replicas that died one after another without ever answering: then the tools themselves are broken."""
 
 
@@ -46,6 +46,8 @@ class PoolSettings:
     """Cores of a replica, as far as the cluster has them free."""
     gpus: float = 0.0
     """Share of a GPU, as far as the cluster has it; without one the tools run on the CPU."""
+    idle: float = 30.0
+    """Seconds without work after which one beyond `replicas` is let go."""
     server: ServerSettings = field(default_factory=ServerSettings)
 
     @property
@@ -62,6 +64,7 @@ class Granted:
     limit: int
     cpus: float
     gpus: float
+    idle: float = 30.0
     told: str = ""
 
 
@@ -90,19 +93,19 @@ def grant(wanted: PoolSettings, free: Mapping[str, float]) -> Granted:
     replicas = min(wanted.replicas, most)
     if replicas < wanted.replicas:
         told.insert(0, f"have {replicas} replicas instead of {wanted.replicas}")
-    return Granted(replicas, most, cpus, gpus, f"the tools {'; '.join(told)}" if told else "")
+    return Granted(replicas, most, cpus, gpus, wanted.idle, f"the tools {'; '.join(told)}" if told else "")
 
 
-def scaled(now: int, least: int, most: int, busy_ticks: int, idle: float) -> int:
-    """How many replicas there should be.
+def scaled(now: int, granted: Granted, busy_ticks: int, idle: float) -> int:
+    """How many replicas there should be, after so many looks that found a batch waiting at each, or so long without work.
 
     Example:
-        >>> scaled(2, 1, 4, busy_ticks=BUSY_TICKS, idle=0.0), scaled(2, 1, 4, busy_ticks=0, idle=IDLE)
+        >>> granted = Granted(1, 4, cpus=1.0, gpus=0.0)
+        >>> scaled(2, granted, BUSY_TICKS, 0.0), scaled(2, granted, 0, granted.idle)
         (3, 1)
     """
-    if busy_ticks >= BUSY_TICKS:
-        return max(least, min(most, now + 1))
-    return max(least, min(most, now - 1 if idle >= IDLE else now))
+    step = 1 if busy_ticks >= BUSY_TICKS else -1 if idle >= granted.idle else 0
+    return max(granted.replicas, min(granted.limit, now + step))
 
 
 @dataclass(slots=True)
@@ -210,7 +213,7 @@ class Keeper:
             self._bury(one, "hung", f"no answer for {silent:.0f} s, a model {one.health.overdue:.0f} s beyond its deadline")
         elif one.leaving is not None:
             left = time.monotonic() - one.leaving
-            if left > IDLE or (left > 1 and not one.health.depth and not one.health.working):
+            if left > LEAVE or (left > 1 and not one.health.depth and not one.health.working):
                 self._bury(one, "drained", "")
 
     def _bury(self, one: Kept, why: str, told: str) -> None:
@@ -237,7 +240,7 @@ class Keeper:
             self._last_work = now
         self._busy_ticks = self._busy_ticks + 1 if serving and depth > BATCH * len(serving) else 0
         idle = now - self._last_work
-        wanted = scaled(self.wanted, self.granted.replicas, self.granted.limit, self._busy_ticks, idle)
+        wanted = scaled(self.wanted, self.granted, self._busy_ticks, idle)
         if wanted == self.wanted:
             return
         self.wanted, self._busy_ticks, self._last_work = wanted, 0, now

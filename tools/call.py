@@ -29,6 +29,9 @@ class ToolFailure(Exception):
         self.code = code
         self.message = message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ToolFailure, (self.cls, self.code, self.message)  # it crosses processes
+
 
 def _ordered_box(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     if box[0] >= box[2] or box[1] >= box[3]:

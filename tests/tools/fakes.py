@@ -35,6 +35,16 @@ class Fixed:
         return [self.fails.get(number, Outcome({"n": number})) for number in numbers]  # type: ignore[misc]
 
 
+def fixed(**settings: Any) -> dict[str, Fixed]:
+    """The tools of a replica."""
+    return {"OCR": Fixed(**settings)}
+
+
+def unmakeable() -> dict[str, Fixed]:
+    """Tools whose weights are not there."""
+    raise OSError("no such weights")
+
+
 def asks(numbers: Sequence[int], store: MediaStore, op: str = "OCR", picture: str = "K7P") -> list[Ask]:
     """One ask for each number, which is in its box."""
     workspace = Workspace(store, store.put(png(plate(picture))))

@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import pytest
 from hypothesis import given
@@ -114,3 +115,8 @@ def test_results_go_through_json() -> None:
     ):
         back = ToolResult.from_dict(json.loads(json.dumps(result.to_dict())))
         assert back == result and back.digest() == result.digest()
+
+
+def test_a_failure_crosses_processes() -> None:
+    back = pickle.loads(pickle.dumps(ToolFailure("tool", "no_text", "score 0.2")))
+    assert (back.cls, back.code, back.message, str(back)) == ("tool", "no_text", "score 0.2", "tool no_text: score 0.2")
