@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pixelis.actors.rollout import RolloutSettings
 from pixelis.actors.world import FAMILIES, Split
+from pixelis.cluster.grant import PoolSettings
 from pixelis.learners.learner import LearnerSettings
 
 Phase = Literal["sft", "rft"]
@@ -69,6 +70,17 @@ class ReplaySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolConfig:
+    """Where the tools of a run work."""
+
+    where: Literal["pool", "here"] = "pool"
+    """On a pool of actors that all rollout actors share, or in each rollout actor."""
+    deadline: float = 10.0
+    """Seconds of one attempt at a call."""
+    pool: PoolSettings = field(default_factory=PoolSettings)
+
+
+@dataclass(frozen=True, slots=True)
 class StopSettings:
     """When a phase ends: after `steps` optimizer steps, or at a gate on the dev split."""
 
@@ -107,6 +119,7 @@ class RunConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     learner: LearnerSettings = field(default_factory=LearnerSettings)
     replay: ReplaySettings = field(default_factory=ReplaySettings)
+    tools: ToolConfig = field(default_factory=ToolConfig)
     stop: StopSettings = field(default_factory=StopSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
     save_every: int = 50
@@ -274,6 +287,8 @@ def _check(config: RunConfig) -> None:
         ("rollout.staleness", config.rollout.staleness, 0),
         ("replay.steps_per_call", config.replay.steps_per_call, 1),
         ("save_every", config.save_every, 1), ("learner.ranks", config.learner.ranks, 1),
+        ("tools.pool.replicas", config.tools.pool.replicas, 1), ("tools.pool.server.batch", config.tools.pool.server.batch, 1),
+        ("tools.pool.server.queue", config.tools.pool.server.queue, 1),
         *((f"tasks.scenes.{name}", n, 1) for name, n in config.tasks.scenes.items()),
     ):  # fmt: skip
         if value < least:

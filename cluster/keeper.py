@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from pixelis.cluster.grant import Granted, PoolSettings, grant, scaled
 from pixelis.cluster.tool_actor import Health, Make, start
 from pixelis.cluster.watchdog import tell
 from pixelis.tools.local import BATCH
@@ -26,86 +26,10 @@ DEAF = 20.0
 """Seconds without an answer from its event loop after which a replica is ended."""
 HUNG = 10.0
 """Seconds that a model may work beyond all its deadlines."""
-BUSY_TICKS = 4
-"""Looks in a row that must find a batch waiting at every replica before one is added."""
 LEAVE = 30.0
 """Longest time that a replica which leaves may take to finish what it has, in seconds."""
 FAILURES = 3
 """Replicas that died one after another without ever answering: then the tools themselves are broken."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
-    """A pool of replicas, each with all tools."""
-
-    replicas: int = 2
-    """That are always there."""
-    most: int = 0
-    """Under load; 0 for no more than `replicas`."""
-    cpus: float = 1.0
-    """Cores of a replica, as far as the cluster has them free."""
-    gpus: float = 0.0
-    """Share of a GPU, as far as the cluster has it; without one the tools run on the CPU."""
-    idle: float = 30.0
-    """Seconds without work after which one beyond `replicas` is let go."""
-    server: ServerSettings = field(default_factory=ServerSettings)
-
-    @property
-    def limit(self) -> int:
-        """Most replicas."""
-        return max(self.replicas, self.most)
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """What a pool gets of what it asked for. `told` says in a line what it does not."""
-
-    replicas: int
-    limit: int
-    cpus: float
-    gpus: float
-    idle: float = 30.0
-    told: str = ""
-
-
-def grant(wanted: PoolSettings, free: Mapping[str, float]) -> Granted:
-    """Fits a pool into what a cluster has free, so that no replica waits for ever for what is not there.
-
-    Example:
-        >>> grant(PoolSettings(replicas=4, gpus=0.5), {"CPU": 8, "GPU": 1}).replicas
-        2
-        >>> grant(PoolSettings(replicas=1, gpus=0.5), {"CPU": 0.0}).told
-        'the tools get 0 CPUs a replica instead of 1; run on the CPU: no 0.5 GPU is free'
-    """
-    told = []
-    cpus, gpus, most = wanted.cpus, wanted.gpus, wanted.limit
-    if gpus and free.get("GPU", 0.0) < gpus:
-        told.append(f"run on the CPU: no {gpus:g} GPU is free")
-        gpus = 0.0
-    if gpus:  # a share above 1 is whole GPUs; shares below never straddle two
-        fit = int(free["GPU"] // gpus) if gpus >= 1 else int(free["GPU"]) * int(1 / gpus) or int(free["GPU"] / gpus)
-        most = min(most, fit)
-    if cpus and free.get("CPU", 0.0) < cpus * min(wanted.replicas, most):
-        told.insert(0, f"get 0 CPUs a replica instead of {cpus:g}")
-        cpus = 0.0
-    if cpus:
-        most = min(most, int(free["CPU"] / cpus))
-    replicas = min(wanted.replicas, most)
-    if replicas < wanted.replicas:
-        told.insert(0, f"have {replicas} replicas instead of {wanted.replicas}")
-    return Granted(replicas, most, cpus, gpus, wanted.idle, f"the tools {'; '.join(told)}" if told else "")
-
-
-def scaled(now: int, granted: Granted, busy_ticks: int, idle: float) -> int:
-    """How many replicas there should be, after so many looks that found a batch waiting at each, or so long without work.
-
-    Example:
-        >>> granted = Granted(1, 4, cpus=1.0, gpus=0.0)
-        >>> scaled(2, granted, BUSY_TICKS, 0.0), scaled(2, granted, 0, granted.idle)
-        (3, 1)
-    """
-    step = 1 if busy_ticks >= BUSY_TICKS else -1 if idle >= granted.idle else 0
-    return max(granted.replicas, min(granted.limit, now + step))
 
 
 @dataclass(slots=True)
@@ -126,7 +50,7 @@ class Kept:
 class Keeper:
     """Owns the replicas of one pool: with it they end. An actor itself, restarted by Ray.
 
-    Example: keeper = start_keeper(classical, PoolSettings(replicas=2), "demo")
+    Example: keeper = start_keeper(classical, PoolSettings(replicas=2), "tools_demo")
     """
 
     def __init__(self, make: Make, server: ServerSettings, granted: Granted, name: str) -> None:
@@ -253,14 +177,18 @@ class Keeper:
         self._changed.set()
 
     def __repr__(self) -> str:
-        return f"Keeper({self.name})"
+        return f"Keeper({self.name.rpartition('_')[2]})"
 
 
-def start_keeper(make: Make, settings: PoolSettings, name: str) -> Any:
-    """A keeper actor; `make` makes the tools in each replica. What the cluster has not free is told, and done without."""
-    granted = grant(settings, ray.available_resources())
+def start_keeper(make: Make, settings: PoolSettings, name: str, spoken_for: float = 0.0) -> Any:
+    """A keeper actor; `make` makes the tools in each replica. `spoken_for`: CPUs that are free now, but another part's.
+
+    What the cluster has not free is told, and done without.
+    """
+    free = ray.available_resources()
+    granted = grant(settings, free | {"CPU": free.get("CPU", 0.0) - spoken_for})
     if granted.told:
         tell(granted.told)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, "max_concurrency": 100}
-    made = ray.remote(Keeper).options(name=f"keeper_{name}", **options)
-    return made.remote(make, settings.server, granted, f"tools_{name}")
+    made: Any = ray.remote(Keeper).options(name=f"{name}_keeper", scheduling_strategy="DEFAULT", **options)
+    return made.remote(make, settings.server, granted, name)

@@ -85,11 +85,15 @@ class ToolActor:
 
 
 def start(make: Make, settings: ServerSettings, name: str, cpus: float = 0.0, gpus: float = 0.0) -> Any:
-    """A new replica; it is not restarted when it dies, since its keeper makes another."""
+    """A new replica; it is not restarted when it dies, since its keeper makes another.
+
+    Scheduled for itself: in the placement group of a Tune trial it would wait for room that nobody has set aside.
+    """
     groups = {"ask": CALLS, "control": 2}
     options = {"num_cpus": cpus, "num_gpus": gpus, "max_concurrency": CALLS, "max_pending_calls": CALLS}
     made = ray.remote(concurrency_groups=groups)(ToolActor)  # type: ignore[call-overload]
-    return made.options(name=name, max_restarts=0, max_task_retries=0, **options).remote(make, settings, gpus)
+    once = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "DEFAULT"}
+    return made.options(name=name, **once, **options).remote(make, settings, gpus)
 
 
 class RayReplica:

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import ray
 
-from pixelis.cluster.keeper import PoolSettings, grant, start_keeper
+from pixelis.cluster.grant import PoolSettings, grant
+from pixelis.cluster.keeper import start_keeper
 from pixelis.cluster.part import PartError
 from pixelis.cluster.tool_pool import Parcels, ToolPool
 from pixelis.tools.call import Failure, ToolCall, ToolFailure
