@@ -126,7 +126,7 @@ class PixelisConfig(AlgorithmConfig):
         self.sets: dict[str, Any] = {}
         self.root: Path | None = None
         self.shard: ActorHandle | None = None
-        self.keeper: ActorHandle | None = None
+        self.keeper: Any = None
         self.epoch = 0
         self.environment(env=None, observation_space=gym.spaces.Discrete(2), action_space=gym.spaces.Discrete(2))
         self.env_runners(
@@ -206,7 +206,7 @@ class PixelisAlgorithm(Algorithm):
     loop: Loop
     ledger: Ledger
     shard: ActorHandle
-    keeper: ActorHandle | None
+    keeper: Any
     figures: list[dict[str, float]]
 
     @classmethod
@@ -279,12 +279,11 @@ class PixelisAlgorithm(Algorithm):
         super().cleanup()
         self.ledger.close()
         ray.kill(self.shard)
-        if self.keeper is not None:
-            ray.kill(self.keeper)  # its replicas end with it
+        _stop_tools(self.run_config, self.keeper)
 
     def tools(self) -> dict[str, Any]:
         """What the tool pool has done so far; nothing without one, or while its keeper is being restarted."""
-        if self.keeper is None:
+        if not isinstance(self.keeper, ActorHandle):
             return {}
         try:
             found: dict[str, Any] = answer(self.keeper.report.remote(), PATIENCE, "keeper of the tools")
@@ -325,9 +324,22 @@ class PixelisAlgorithm(Algorithm):
         self.go_on(Path(path) / "learner_group" / "checkpoint")
 
 
-def _start_tools(run: RunConfig, root: Path) -> ActorHandle | None:
-    """The keeper of the run's tool pool, or None where rollout actors have the tools themselves."""
+def _start_tools(run: RunConfig, root: Path) -> Any:
+    """The keeper of the run's tool pool or its Serve deployment; None where rollout actors have the tools themselves."""
     if run.tools.where == "here":
         return None
+    if run.tools.where == "serve":
+        from pixelis.cluster.serve import start_served
+
+        return start_served(classical, run.tools.pool, f"{run.name}_{run.phase}", run.rollout.actors + run.learner.ranks)
     others = run.rollout.actors + run.learner.ranks
     return start_keeper(classical, run.tools.pool, name_of("tools", root, run.phase), spoken_for=others)
+
+
+def _stop_tools(run: RunConfig, keeper: Any) -> None:
+    if run.tools.where == "serve":
+        from pixelis.cluster.serve import stop_served
+
+        stop_served(f"{run.name}_{run.phase}")
+    elif keeper is not None:
+        ray.kill(keeper)  # its replicas end with it

@@ -73,8 +73,8 @@ class ReplaySettings:
 class ToolConfig:
     """Where the tools of a run work."""
 
-    where: Literal["pool", "here"] = "pool"
-    """On a pool of actors that all rollout actors share, or in each rollout actor."""
+    where: Literal["pool", "here", "serve"] = "pool"
+    """On a pool of actors that all rollout actors share, in each rollout actor, or on a Ray Serve deployment."""
     deadline: float = 10.0
     """Seconds of one attempt at a call."""
     pool: PoolSettings = field(default_factory=PoolSettings)

@@ -44,7 +44,7 @@ class Runner:
         root: Path,
         shard: ActorHandle | None,
         version: Version = (0, 0),
-        keeper: ActorHandle | None = None,
+        keeper: Any = None,
     ) -> None:
         self.config, self.root, self.shard, self.keeper, self._version = config, root, shard, keeper, version
         self._workers: dict[tuple[Split, bool, Shift], RolloutWorker] = {}

@@ -113,8 +113,16 @@ class RayReplica:
 
     async def probe(self) -> None:
         """Through the queue of its models. Raises Gone."""
+        await self._told(self.actor.probe)
+
+    async def ids(self) -> Mapping[str, str]:
+        """Its tools' ids by op. Raises Gone."""
+        health: Health = await self._told(self.actor.health)
+        return health.ids
+
+    async def _told(self, method: Any) -> Any:
         try:
-            await self.actor.probe.remote()
+            return await method.remote()
         except RayActorError as error:
             raise Gone(str(error).splitlines()[0]) from error
 

@@ -7,14 +7,16 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
-from pixelis.cluster.part import PartError, answer
+from pixelis.cluster.part import PartError
 from pixelis.cluster.tool_actor import RayReplica
 from pixelis.tools.client import Client
 from pixelis.tools.media import MediaStore
@@ -49,14 +51,14 @@ class Parcels:
 
 
 class ToolPool:
-    """A keeper's replicas, as one process sees them. Its own event loop runs in a thread.
+    """A keeper's replicas, or a Serve deployment, as one process sees them. Its event loop runs in a thread of its own.
 
     Example:
         >>> toolbox = Toolbox(store, ToolPool(keeper, deadline=60.0))          # doctest: +SKIP
     """
 
-    def __init__(self, keeper: Any, deadline: float) -> None:
-        self.keeper, self.deadline = keeper, deadline
+    def __init__(self, source: Any, deadline: float) -> None:
+        self.source, self.deadline = source, deadline
         self.client = Client()
         self._parcels = Parcels()
         self._loop = asyncio.new_event_loop()
@@ -68,15 +70,12 @@ class ToolPool:
     def ids(self) -> Mapping[str, str]:
         """The tools' ids by op, as a replica tells them. PartError when none answers within the deadline."""
         until = time.monotonic() + self.deadline
+        asking = asyncio.run_coroutine_threadsafe(self.client.ids(), self._loop)
         while time.monotonic() < until:
             self._check()
-            _, members = answer(self.keeper.members.remote(-1, 0.0), self.deadline, "keeper of the tools")
-            for actor in members.values():
-                try:
-                    return answer(actor.health.remote(), self.deadline, "replica of the tools").ids
-                except PartError:
-                    continue  # it has just died: the keeper makes another
-            time.sleep(0.1)
+            with suppress(TimeoutError):
+                return asking.result(0.2)
+        asking.cancel()
         raise PartError(f"no replica of the tools was ready within {self.deadline:g} s")
 
     def run(self, store: MediaStore, asks: Sequence[Ask], seconds: float) -> list[Answer]:
@@ -96,10 +95,14 @@ class ToolPool:
 
     async def _follow(self) -> None:
         """Keep the client's replicas those of the keeper; a keeper that died is asked again when it is back."""
+        if not isinstance(self.source, ActorHandle):
+            from pixelis.cluster.serve import ServeReplica
+
+            return self.client.update([ServeReplica(self.source)])
         version = -1
         while self._broken is None:
             try:
-                version, members = await self.keeper.members.remote(version, NEWS)
+                version, members = await self.source.members.remote(version, NEWS)
             except RayActorError:
                 version = -1
                 await asyncio.sleep(0.5)

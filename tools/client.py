@@ -44,6 +44,10 @@ class Replica(Protocol):
         """Comes back when its models are free to work."""
         ...
 
+    async def ids(self) -> Mapping[str, str]:
+        """Its tools' ids by op."""
+        ...
+
 
 @dataclass(slots=True)
 class Sent:
@@ -125,6 +129,17 @@ class Client:
                 return answer
             avoid.add(member.replica.name)
             await asyncio.sleep(random.uniform(*BACKOFF))
+
+    async def ids(self) -> Mapping[str, str]:
+        """The tools' ids by op, from whatever replica is there first."""
+        while True:
+            for member in list(self._members.values()):
+                try:
+                    return await member.replica.ids()
+                except Gone:
+                    self._forget(member)
+            self._changed.clear()
+            await self._changed.wait()
 
     async def _choose(self, ask: Ask, avoid: set[str]) -> Member:
         """A replica in service, one not to be avoided if there is any; waits for one."""

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 import ray
+from ray import serve
 
 from pixelis.cluster.grant import PoolSettings, grant
 from pixelis.cluster.keeper import start_keeper
 from pixelis.cluster.part import PartError
+from pixelis.cluster.serve import start_served, stop_served
 from pixelis.cluster.tool_pool import Parcels, ToolPool
 from pixelis.tools.call import Failure, ToolCall, ToolFailure
 from pixelis.tools.frame import View
@@ -219,3 +221,12 @@ def test_tools_that_cannot_be_made_end_the_wait_with_the_reason(cluster: None) -
     with pytest.raises(PartError, match="no such weights"):
         ToolPool(keeper, DEADLINE).ids  # noqa: B018
     ray.kill(keeper)
+
+
+def test_ray_serve_is_another_backend_of_the_same_client(cluster: None) -> None:
+    handle = start_served(partial(fixed, fails={7: ToolFailure("tool", "no_text")}), PoolSettings(replicas=2, cpus=0), "served")
+    pool, store = ToolPool(handle, DEADLINE), MediaStore()
+    assert pool.ids == {"OCR": "fixed@1"}
+    assert told(pool.run(store, asks(range(1, 41), store), DEADLINE)) == [n if n != 7 else "no_text" for n in range(1, 41)]
+    stop_served("served")
+    serve.shutdown()

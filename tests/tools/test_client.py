@@ -47,6 +47,11 @@ class Scripted:
             return [Answer(Failure("infra", deed)) for _ in asked]
         return [Answer(Outcome({"by": self.name})) for _ in asked]
 
+    async def ids(self) -> dict[str, str]:
+        if "dead" in self.script:
+            raise Gone("its process ended")
+        return {"OCR": self.name}
+
     async def probe(self) -> None:
         self.probes += 1
         if "dead" in self.script:
@@ -181,6 +186,17 @@ def test_one_medium_keeps_to_the_same_replicas_and_load_spreads() -> None:
         assert all(replica.bundles for replica in replicas)  # one picture, but more than two can take
 
     asyncio.run(run())
+
+
+def test_the_tools_ids_come_from_whoever_is_there() -> None:
+    async def run() -> object:
+        client = Client()
+        asking = asyncio.create_task(client.ids())
+        await asyncio.sleep(0.02)
+        client.update([Scripted("r0", "dead"), Scripted("r1")])
+        return await asyncio.wait_for(asking, 5)
+
+    assert asyncio.run(run()) == {"OCR": "r1"}
 
 
 DEEDS = ["answer", "answer", "slow", "busy", "gone", "hang", "bad_result"]
