@@ -73,13 +73,13 @@ class Keeper:
 
         RuntimeError when replicas die before they ever answer: the tools cannot be made.
         """
-        self._watch = self._watch or asyncio.get_running_loop().create_task(self._keep())
+        watch = self._begin()
         if self._version == known and not self._broken:
             self._changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), seconds)
-        if self._watch.done():
-            self._watch.result()
+        if watch.done():
+            watch.result()
         if self._broken:
             raise RuntimeError(self._broken)
         serving = {one.name: one.actor for one in self._kept.values() if one.health and one.leaving is None}
@@ -87,6 +87,7 @@ class Keeper:
 
     async def report(self) -> dict[str, Any]:
         """The pool in figures: replicas, what waits, asks by what came of them, batch sizes; sums over all replicas ever."""
+        self._begin()
         alive = [one.health for one in self._kept.values() if one.health]
         counts, batches = Counter(self._past), Counter(self._past_batches)
         for health in alive:
@@ -98,6 +99,11 @@ class Keeper:
             "made": self.counts["made"], "died": self.counts["died"], "hung": self.counts["hung"],
             "drained": self.counts["drained"],
         }  # fmt: skip
+
+    def _begin(self) -> asyncio.Task[None]:
+        """The first question starts the keeping: a constructor has no event loop."""
+        self._watch = self._watch or asyncio.get_running_loop().create_task(self._keep())
+        return self._watch
 
     async def _keep(self) -> None:
         while not self._broken:

@@ -40,6 +40,10 @@ class Parcels:
         """Hash -> (reference,) of what an ask looks at; in a tuple, so that Ray does not fetch it for a replica that has it."""
         return {sha: (self._ref(store, sha),) for sha in ask.media}
 
+    def clear(self) -> None:
+        """Let all of it go."""
+        self._kept.clear()
+
     def _ref(self, store: MediaStore, sha: str) -> Any:
         if sha not in self._kept:
             data = np.frombuffer(store.get(sha), np.uint8)

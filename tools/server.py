@@ -29,7 +29,7 @@ class ServerSettings:
     queue: int = 256
     """Most asks that wait for one op; more are refused at once."""
     memo: int = COUNT
-    """Findings that are remembered; 0 for none."""
+    """Findings that are remembered; 0 for none, and then what is asked twice at once is computed twice, too."""
     media_bytes: int = 512 << 20
     """Media kept; those used longest ago go first."""
 
@@ -100,7 +100,7 @@ class Server:
 
     async def ask(self, asked: Sequence[tuple[Ask, float]]) -> list[Answer]:
         """Answers in order; each ask comes with its deadline as `time.time()`. Raises Busy at once when a queue is full."""
-        new: dict[str, int] = Counter(ask.op for ask, _ in asked if ask.key not in self._flying and self.memo.get(ask) is None)
+        new: dict[str, int] = Counter(ask.op for ask, _ in asked if not self._flies(ask) and self.memo.get(ask) is None)
         for op, count in new.items():
             if len(self._line(op).waiting) + count > self.settings.queue:
                 self.counts["busy"] += len(asked)
@@ -134,10 +134,9 @@ class Server:
         if known is not None:
             self.counts["memo"] += 1
             return Answer(known)
-        flying = self._flying.get(ask.key)
-        if flying is not None:
+        if self._flies(ask):
             self.counts["joined"] += 1
-            return Answer((await asyncio.shield(flying)).found)
+            return Answer((await asyncio.shield(self._flying[ask.key])).found)
         waiting = Waiting(ask, until, asyncio.get_running_loop().create_future())
         line = self._line(ask.op)
         line.waiting.append(waiting)
@@ -147,6 +146,10 @@ class Server:
             return await asyncio.shield(waiting.answer)
         finally:
             self._flying.pop(ask.key, None)
+
+    def _flies(self, ask: Ask) -> bool:
+        """Whether the same is being computed."""
+        return self.settings.memo > 0 and ask.key in self._flying
 
     def _line(self, op: str) -> Line:
         if op not in self._lines:
