@@ -336,7 +336,7 @@ def _require(condition: bool, told: str) -> None:
 
 def _known(cls: str, code: str, message: str) -> str:
     _require(code in KNOWN.get(cls, ()), f"unknown refusal {cls} {code}")
-    _require(len(message.splitlines()) <= 1, f"{cls} {code}: a message of several lines: {message!r}")
+    _require(len(message.splitlines()) <= 1 and len(message) < 1000, f"{cls} {code}: not one short line: {message[:500]!r}")
     return f"{cls} {code}"
 
 
