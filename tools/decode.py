@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from pixelis.tools.limits import MediaLimits
 
-SCANS = 100  # of one progressive JPEG; each costs as much as a whole picture (cameras and editors write about ten)
+SCANS = 32  # of one progressive JPEG; each costs as much as a whole picture (cameras and editors write about ten)
 READS = "pixelis reads JPEG, PNG, GIF, WebP, BMP, TIFF, PNM and AVIF, and clips in MP4, MOV, MKV, WebM, AVI and GIF"
 # By content and never by name. What PIL reads beyond these runs other programs (EPS) or is read in slow Python.
 _IMAGES = (
@@ -25,11 +25,12 @@ _IMAGES = (
     ("PPM", re.compile(rb"P[456]\s")),
     ("AVIF", re.compile(rb"....ftypavi[fs]", re.DOTALL)),
 )
+HEIC = "a HEIC picture"
 _OTHERS = (
     ("an SVG drawing", re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg", re.DOTALL)),
     ("a web page", re.compile(rb"\s*<(!doctype html|html|head|body)", re.IGNORECASE)),
     ("a PDF", re.compile(rb"%PDF")),
-    ("a HEIC picture", re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)),
+    (HEIC, re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)),
     ("an archive", re.compile(rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc\xaf")),
     ("text", re.compile(rb"[\t\n\r\x20-\x7e]{16,}")),
 )
@@ -54,6 +55,8 @@ def decode_image(data: bytes, name: str, limits: MediaLimits) -> np.ndarray | No
         raise MediaError(f"{name}: empty (0 bytes)")
     kind = _matching(_IMAGES, data)
     if kind is None:
+        if _matching(_OTHERS, data) == HEIC:  # FFmpeg would take its first tile for a clip
+            raise MediaError(f"{name}: {HEIC}: save it as JPEG; {READS}")
         return None
     try:
         file = _opened(kind, data)
@@ -76,7 +79,7 @@ def looks_like(data: bytes) -> str:
         >>> looks_like(b"%PDF-1.7")
         'it looks like a PDF'
     """
-    kind = _matching(_OTHERS, data[:4096])
+    kind = _matching(_OTHERS, data)
     return f"it looks like {kind}" if kind else "its content is of no known kind"
 
 
@@ -131,4 +134,4 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 
 def _matching(table: tuple[tuple[str, re.Pattern[bytes]], ...], data: bytes) -> str | None:
-    return next((name for name, pattern in table if pattern.match(data)), None)
+    return next((name for name, pattern in table if pattern.match(data[:4096])), None)

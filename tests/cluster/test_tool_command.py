@@ -37,7 +37,7 @@ def test_a_picture_a_sheet_and_a_clip_are_written(there: Path) -> None:
         assert container.streams.video[0].frames == 8
 
 
-@pytest.mark.parametrize(("name", "what"), [("out.gif", "written as .png or .jpg"), ("out", "written as"), ("out.mp4", "no time")])
+@pytest.mark.parametrize(("name", "what"), [("a.gif", "written as .png or .jpg"), ("a", "written as"), ("a.mp4", "no time")])
 def test_another_format_is_one_clear_line(there: Path, name: str, what: str) -> None:
     done = CliRunner().invoke(app, ["tool", "OCR", str(there / "plate.png"), "--save", str(there / name)])
     assert done.exception is not None and is_users(done.exception) and what in told(done.exception)

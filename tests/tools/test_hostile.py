@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pixelis.tools.clip import Clip
 from pixelis.tools.frame import View
 from pixelis.tools.limits import MediaLimits
 from pixelis.tools.media import MediaError, MediaInfo, MediaStore
@@ -114,6 +115,9 @@ def test_an_animated_gif_is_a_clip_and_one_picture_a_picture() -> None:
     for number in (3, 0, 2, 1):
         assert np.abs(shown(gif(frames), number).astype(int) - frames[number]).max() < 8
     assert info_of(gif(frames[:1])).kind == "image"
+    first, second = Image.new("RGBA", (20, 10), (255, 0, 0, 0)), Image.new("RGBA", (20, 10), (0, 0, 255, 255))
+    clear = saved(first, "GIF", save_all=True, append_images=[second], disposal=2)
+    assert shown(clear, 0).min() == 255 and shown(clear, 1)[0, 0].tolist() == [0, 0, 255]
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP"])
@@ -210,6 +214,15 @@ def test_work_on_one_frame_ends_at_its_limit() -> None:
     store = MediaStore(limits=MediaLimits(patience=-1.0))
     with pytest.raises(MediaError, match=r"no end found in -1 s"):
         store.info(store.put(mp4(frames)))
+
+
+def test_a_frame_that_is_not_reached_in_time_is_given_up() -> None:
+    clip = Clip(mp4(moving_square(24)[0]), "x.mp4", MediaLimits())
+    clip._limits = MediaLimits(patience=-1.0)
+    with pytest.raises(MediaError, match=r"x.mp4: frame 11 was not reached in -1 s, only frame 0"):
+        clip.frame(11)
+    clip._limits = MediaLimits()
+    assert clip.frame(11).shape == (240, 320, 3)
 
 
 def test_random_access_in_many_frames_is_quick() -> None:
@@ -347,7 +360,6 @@ def test_no_warning_of_pil_reaches_the_user() -> None:
         (b"a plain text that someone named photo.jpg", "text"),
         (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n", "text"),
         (b"ffconcat version 1.0\nfile '/etc/passwd'\n", "text"),
-        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "a HEIC"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "text"),
         (b"PK\x03\x04" + bytes(60), "an archive"),
         (os.urandom(4000), "no known kind"),
@@ -359,6 +371,10 @@ def test_what_only_claims_to_be_a_picture_is_named(data: bytes, what: str, tmp_p
     with pytest.raises(MediaError, match=what) as caught:
         store.info(store.add_file(tmp_path / "photo.jpg"))
     assert "photo.jpg: neither an image nor a clip" in str(caught.value) and "reads JPEG" in str(caught.value)
+
+
+def test_a_phone_photo_in_heic_is_not_taken_for_a_clip() -> None:
+    assert "a HEIC picture: save it as JPEG" in refused(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
 
 
 # What is no file
