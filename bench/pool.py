@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -32,7 +33,7 @@ from pixelis.tools.call import Failure, ToolCall
 from pixelis.tools.handle import Workspace
 from pixelis.tools.local import Local, classical
 from pixelis.tools.media import MediaStore
-from pixelis.tools.server import ServerSettings
+from pixelis.tools.server import Server, ServerSettings
 from pixelis.tools.tool import Ask, Outcome
 from pixelis.tools.toolbox import Toolbox
 
@@ -40,7 +41,6 @@ CALLERS, SECONDS, BATCH = 50, 4.0, 16
 ONCE, EACH = 0.004, 0.0005
 IDEAL = BATCH / (ONCE + EACH * BATCH)
 DEADLINE = 120.0
-NO_MEMO = ServerSettings(memo=0)
 Call = Callable[[int, int], Awaitable[object]]
 """Caller's number and how many calls it has made -> the call."""
 
@@ -60,9 +60,14 @@ class Fixed:
         return [Outcome({"n": args.box[2]}) for _, args in asked]
 
 
-def fixed() -> dict[str, Any]:
-    """The tools of a replica."""
-    return {"OCR": Fixed()}
+def fixed() -> Server:
+    """A replica with the model of known cost."""
+    return Server({"OCR": Fixed()}, ServerSettings(memo=0))
+
+
+def real(memo: int) -> Server:
+    """A replica with the tools that need no download."""
+    return Server(classical(), ServerSettings(memo=memo))
 
 
 class Alone:
@@ -183,7 +188,7 @@ def part_fixed() -> dict[str, Any]:
     """Fifty callers of a model of known cost."""
     pictures = Pictures()
     alone = ray.remote(num_cpus=0)(Alone).remote()
-    keeper = start_keeper(fixed, PoolSettings(replicas=1, cpus=0, server=NO_MEMO), "bench")
+    keeper = start_keeper(fixed, PoolSettings(replicas=1, cpus=0), "bench")
     pool = ToolPool(keeper, DEADLINE)
     handle = serve.run(Served.options(ray_actor_options={"num_cpus": 0}).bind(), name="bench", route_prefix=None)
     ids = pool.ids
@@ -213,8 +218,8 @@ def part_fixed() -> dict[str, Any]:
 def part_one() -> dict[str, Any]:
     """One caller: what the way to the actor and back costs."""
     pictures = Pictures()
-    keeper = start_keeper(fixed, PoolSettings(replicas=1, cpus=0, server=NO_MEMO), "one")
-    pool, local = ToolPool(keeper, DEADLINE), Local(fixed())
+    keeper = start_keeper(fixed, PoolSettings(replicas=1, cpus=0), "one")
+    pool, local = ToolPool(keeper, DEADLINE), Local(fixed().tools)
     ids = pool.ids
 
     async def in_place(caller: int, count: int) -> None:
@@ -235,9 +240,10 @@ def part_real() -> dict[str, Any]:
     spaces = [Workspace(pictures.store, pictures.store.put(one)) for one in data]
     refs = [ray.put(np.frombuffer(one, np.uint8)) for one in data]
     actors = [ray.remote(num_cpus=0)(Alone).remote() for _ in range(2)]
-    settings = {"memo off": NO_MEMO, "memo on": ServerSettings()}
+    settings = {"memo off": 0, "memo on": 4096}
     keepers = {
-        n: start_keeper(classical, PoolSettings(replicas=2, cpus=0, server=s), n.replace(" ", "")) for n, s in settings.items()
+        name: start_keeper(partial(real, memo), PoolSettings(replicas=2, cpus=0), name.replace(" ", ""))
+        for name, memo in settings.items()
     }
     pools = {name: ToolPool(keeper, DEADLINE) for name, keeper in keepers.items()}
     ids = pools["memo off"].ids
@@ -272,7 +278,7 @@ def part_real() -> dict[str, Any]:
 
 def part_repeated() -> dict[str, Any]:
     """Eight rollouts that make the same calls on one picture, against one rollout; wall time of all their calls."""
-    keeper = start_keeper(classical, PoolSettings(replicas=2, cpus=0), "repeated")
+    keeper = start_keeper(partial(real, 4096), PoolSettings(replicas=2, cpus=0), "repeated")
     ready(keeper, 2)
     pool = ToolPool(keeper, DEADLINE)
     times: dict[int, list[float]] = {1: [], 8: []}
@@ -299,7 +305,7 @@ def part_repeated() -> dict[str, Any]:
 def part_kills(seconds: float = 60.0) -> dict[str, Any]:
     """One random replica killed every second under load; then the pool must be whole and nothing leaked."""
     pictures, replicas = Pictures(), 4
-    settings = PoolSettings(replicas=replicas, cpus=0, gpus=0.25, server=NO_MEMO)
+    settings = PoolSettings(replicas=replicas, cpus=0, gpus=0.25)
     keeper = start_keeper(fixed, settings, "kills")
     pool = ToolPool(keeper, DEADLINE)
     ids = pool.ids

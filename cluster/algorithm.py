@@ -7,6 +7,7 @@ metrics. Learning, replay and weights are ours. Ray's minor version is pinned: t
 from __future__ import annotations
 
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ray.rllib.examples.rl_modules.classes.random_rlm import RandomRLModule
 from ray.tune import PlacementGroupFactory
 
 from pixelis.actors.world import Split
-from pixelis.cluster.config import RunConfig, changed
+from pixelis.cluster.config import RunConfig, ToolConfig, changed
 from pixelis.cluster.crew import Bug, Crew
 from pixelis.cluster.errors import is_users
 from pixelis.cluster.job import Job, Published, Report
@@ -37,6 +38,7 @@ from pixelis.cluster.shard import start_shard
 from pixelis.cluster.watchdog import stacks
 from pixelis.memory.ledger import Ledger
 from pixelis.tools.local import classical
+from pixelis.tools.server import Server
 
 SAMPLE_SECONDS = 1.0
 """Longest time that `sample` takes: RLlib can ask a rollout actor nothing else meanwhile."""
@@ -324,16 +326,21 @@ class PixelisAlgorithm(Algorithm):
         self.go_on(Path(path) / "learner_group" / "checkpoint")
 
 
+def served(tools: ToolConfig) -> Server:
+    """The server of a replica, as a run wants it."""
+    return Server(classical(), tools.server, tools.limits)
+
+
 def _start_tools(run: RunConfig, root: Path) -> Any:
     """The keeper of the run's tool pool or its Serve deployment; None where rollout actors have the tools themselves."""
     if run.tools.where == "here":
         return None
+    others = run.rollout.actors + run.learner.ranks
     if run.tools.where == "serve":
         from pixelis.cluster.serve import start_served
 
-        return start_served(classical, run.tools.pool, f"{run.name}_{run.phase}", run.rollout.actors + run.learner.ranks)
-    others = run.rollout.actors + run.learner.ranks
-    return start_keeper(classical, run.tools.pool, name_of("tools", root, run.phase), spoken_for=others)
+        return start_served(partial(served, run.tools), run.tools.pool, f"{run.name}_{run.phase}", others)
+    return start_keeper(partial(served, run.tools), run.tools.pool, name_of("tools", root, run.phase), spoken_for=others)
 
 
 def _stop_tools(run: RunConfig, keeper: Any) -> None:

@@ -14,6 +14,8 @@ from pixelis.actors.rollout import RolloutSettings
 from pixelis.actors.world import FAMILIES, Split
 from pixelis.cluster.grant import PoolSettings
 from pixelis.learners.learner import LearnerSettings
+from pixelis.tools.limits import MediaLimits
+from pixelis.tools.server import ServerSettings
 
 Phase = Literal["sft", "rft"]
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -78,6 +80,10 @@ class ToolConfig:
     deadline: float = 10.0
     """Seconds of one attempt at a call."""
     pool: PoolSettings = field(default_factory=PoolSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
+    """Of each replica of the pool."""
+    limits: MediaLimits = field(default_factory=MediaLimits)
+    """Media beyond them are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,8 +293,8 @@ def _check(config: RunConfig) -> None:
         ("rollout.staleness", config.rollout.staleness, 0),
         ("replay.steps_per_call", config.replay.steps_per_call, 1),
         ("save_every", config.save_every, 1), ("learner.ranks", config.learner.ranks, 1),
-        ("tools.pool.replicas", config.tools.pool.replicas, 1), ("tools.pool.server.batch", config.tools.pool.server.batch, 1),
-        ("tools.pool.server.queue", config.tools.pool.server.queue, 1),
+        ("tools.pool.replicas", config.tools.pool.replicas, 1), ("tools.server.batch", config.tools.server.batch, 1),
+        ("tools.server.queue", config.tools.server.queue, 1),
         *((f"tasks.scenes.{name}", n, 1) for name, n in config.tasks.scenes.items()),
     ):  # fmt: skip
         if value < least:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-from pixelis.tools.server import ServerSettings
+from dataclasses import dataclass
 
 BUSY_TICKS = 4
 """Looks in a row that must find a batch waiting at every replica before one is added."""
@@ -25,7 +23,6 @@ class PoolSettings:
     """Share of a GPU, as far as the cluster has it; without one the tools run on the CPU."""
     idle: float = 30.0
     """Seconds without work after which one beyond `replicas` is let go."""
-    server: ServerSettings = field(default_factory=ServerSettings)
 
     @property
     def limit(self) -> int:

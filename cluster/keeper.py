@@ -16,7 +16,6 @@ from pixelis.cluster.grant import Granted, PoolSettings, grant, scaled
 from pixelis.cluster.tool_actor import Health, Make, start
 from pixelis.cluster.watchdog import tell
 from pixelis.tools.local import BATCH
-from pixelis.tools.server import ServerSettings
 
 TICK = 0.25
 """Seconds between looks at the replicas."""
@@ -50,11 +49,11 @@ class Kept:
 class Keeper:
     """Owns the replicas of one pool: with it they end. An actor itself, restarted by Ray.
 
-    Example: keeper = start_keeper(classical, PoolSettings(replicas=2), "tools_demo")
+    Example: keeper = start_keeper(partial(served, config.tools), PoolSettings(replicas=2), "tools_demo")
     """
 
-    def __init__(self, make: Make, server: ServerSettings, granted: Granted, name: str) -> None:
-        self.make, self.server, self.granted, self.name = make, server, granted, name
+    def __init__(self, make: Make, granted: Granted, name: str) -> None:
+        self.make, self.granted, self.name = make, granted, name
         self.counts: Counter[str] = Counter()
         """Of replicas: made, died, hung, drained."""
         self.wanted = self.granted.replicas
@@ -119,7 +118,7 @@ class Keeper:
     def _add(self) -> None:
         self.counts["made"] += 1
         name = f"{self.name}_{self.counts['made']}_{time.time_ns() % 10**9}"  # a restarted keeper counts from one again
-        actor = start(self.make, self.server, name, self.granted.cpus, self.granted.gpus)
+        actor = start(self.make, name, self.granted.cpus, self.granted.gpus)
         self._kept[name] = Kept(name, actor)
 
     async def _look(self, one: Kept) -> None:
@@ -187,7 +186,7 @@ class Keeper:
 
 
 def start_keeper(make: Make, settings: PoolSettings, name: str, spoken_for: float = 0.0) -> Any:
-    """A keeper actor; `make` makes the tools in each replica. `spoken_for`: CPUs that are free now, but another part's.
+    """A keeper actor; `make` makes the server of each replica. `spoken_for`: CPUs that are free now, but another part's.
 
     What the cluster has not free is told, and done without.
     """
@@ -197,4 +196,4 @@ def start_keeper(make: Make, settings: PoolSettings, name: str, spoken_for: floa
         tell(granted.told)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, "max_concurrency": 100}
     made: Any = ray.remote(Keeper).options(name=f"{name}_keeper", scheduling_strategy="DEFAULT", **options)
-    return made.remote(make, settings.server, granted, name)
+    return made.remote(make, granted, name)

@@ -62,7 +62,7 @@ class Runner:
     @cached_property
     def store(self) -> MediaStore:
         """The media of the run, shared by all processes of this node."""
-        return MediaStore(self.root / "media")
+        return MediaStore(self.root / "media", limits=self.config.tools.limits)
 
     @cached_property
     def engine(self) -> TransformersEngine:

@@ -15,15 +15,12 @@ from pixelis.cluster.grant import PoolSettings, grant
 from pixelis.cluster.tool_actor import CALLS, Make, ToolActor
 from pixelis.cluster.watchdog import tell
 from pixelis.tools.call import Failure
-from pixelis.tools.server import Busy, ServerSettings
+from pixelis.tools.server import Busy
 from pixelis.tools.tool import Answer, Ask
 
 
 class ServedTools(ToolActor):
     """A tool actor that Serve made."""
-
-    def __init__(self, make: Make, settings: ServerSettings, share: float) -> None:
-        super().__init__(make, settings, share)
 
     async def ids(self) -> Mapping[str, str]:
         """The tools' ids by op."""
@@ -76,7 +73,7 @@ def start_served(make: Make, settings: PoolSettings, name: str, spoken_for: floa
         ServedTools, name=name, ray_actor_options=actor, max_ongoing_requests=CALLS, autoscaling_config=scale
     )
     serve.start(proxy_location="Disabled")
-    return serve.run(made.bind(make, settings.server, granted.gpus), name=name, route_prefix=None)
+    return serve.run(made.bind(make, granted.gpus), name=name, route_prefix=None)
 
 
 def stop_served(name: str) -> None:

@@ -14,11 +14,11 @@ from pixelis.cluster.part import where
 from pixelis.cluster.watchdog import stacks
 from pixelis.tools.call import Failure
 from pixelis.tools.client import Gone
-from pixelis.tools.server import Busy, Server, ServerSettings
-from pixelis.tools.tool import Answer, Ask, Tool
+from pixelis.tools.server import Busy, Server
+from pixelis.tools.tool import Answer, Ask
 
-Make = Callable[[], Mapping[str, Tool]]
-"""Makes the tools of a replica, in its process."""
+Make = Callable[[], Server]
+"""Makes the server of a replica, in its process."""
 CALLS = 1000
 """Bundles that an actor holds at once; the server's own queue is the limit that callers meet."""
 
@@ -44,13 +44,13 @@ class Health:
 class ToolActor:
     """Serves tools. `share` is the part of a GPU that is its own (0 for none).
 
-    Example: ToolActor.remote(classical, ServerSettings())
+    Example: start(partial(served, config.tools), "tools_1")
     """
 
-    def __init__(self, make: Make, settings: ServerSettings, share: float = 0.0) -> None:
+    def __init__(self, make: Make, share: float = 0.0) -> None:
         if share:
             _bound_gpu_memory(share)
-        self.server = Server(make(), settings)
+        self.server = make()
 
     async def ask(self, asked: Sequence[tuple[Ask, float]], media: Mapping[str, Any]) -> list[Answer]:
         """Answers in order. `media`: hash -> (reference,) of every medium that is looked at. Raises Busy."""
@@ -84,7 +84,7 @@ class ToolActor:
         return "Tools"
 
 
-def start(make: Make, settings: ServerSettings, name: str, cpus: float = 0.0, gpus: float = 0.0) -> Any:
+def start(make: Make, name: str, cpus: float = 0.0, gpus: float = 0.0) -> Any:
     """A new replica; it is not restarted when it dies, since its keeper makes another.
 
     Scheduled for itself: in the placement group of a Tune trial it would wait for room that nobody has set aside.
@@ -93,7 +93,7 @@ def start(make: Make, settings: ServerSettings, name: str, cpus: float = 0.0, gp
     options = {"num_cpus": cpus, "num_gpus": gpus, "max_concurrency": CALLS, "max_pending_calls": CALLS}
     made = ray.remote(concurrency_groups=groups)(ToolActor)  # type: ignore[call-overload]
     once = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "DEFAULT"}
-    return made.options(name=name, **once, **options).remote(make, settings, gpus)
+    return made.options(name=name, **once, **options).remote(make, gpus)
 
 
 class RayReplica:

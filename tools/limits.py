@@ -29,4 +29,5 @@ class MediaLimits:
         limit = getattr(self, name)
         if found <= limit:
             return None
-        return f"{more or f'{found:g}'}, but at most {limit} {name} are allowed: make it smaller, or raise MediaLimits.{name}"
+        way_out = f"make it smaller, or raise the limit (a run's tools.limits.{name})"
+        return f"{more or f'{found:g}'}, but at most {limit} {name} are allowed: {way_out}"

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pixelis.tools.call import Failure
+from pixelis.tools.limits import MediaLimits
 from pixelis.tools.local import BATCH, work
 from pixelis.tools.media import MediaStore
 from pixelis.tools.memo import COUNT, Memo
@@ -66,10 +67,12 @@ class Server:
         >>> [answer] = await server.ask([(ask, time.time() + 10)])         # doctest: +SKIP
     """
 
-    def __init__(self, tools: Mapping[str, Tool], settings: ServerSettings | None = None) -> None:
+    def __init__(
+        self, tools: Mapping[str, Tool], settings: ServerSettings | None = None, limits: MediaLimits | None = None
+    ) -> None:
         self.tools = dict(tools)
         self.settings = settings or ServerSettings()
-        self.store = MediaStore()
+        self.store = MediaStore(limits=limits)
         self.memo = Memo(self.settings.memo)
         self.counts: Counter[str] = Counter()
         """Of asks by what came of them: ok, policy, tool, infra, and memo, joined, expired, busy."""

@@ -25,13 +25,12 @@ from pixelis.cluster.tool_pool import Parcels, ToolPool
 from pixelis.tools.call import Failure, ToolCall, ToolFailure
 from pixelis.tools.frame import View
 from pixelis.tools.handle import Handle, Workspace
-from pixelis.tools.local import Local, classical
+from pixelis.tools.local import Local
 from pixelis.tools.media import MediaError, MediaStore
-from pixelis.tools.server import ServerSettings
 from pixelis.tools.tool import Answer
 from pixelis.tools.toolbox import Toolbox
 from tests.fakes_media import avi, moving_square, plate, png
-from tests.tools.fakes import asks, fixed, unmakeable
+from tests.tools.fakes import asks, fixed, real, unmakeable
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 DEADLINE = 120.0
@@ -64,7 +63,7 @@ def until(keeper: Any, holds: Any, seconds: float = 90.0) -> dict[str, Any]:
 
 
 def test_the_pool_says_what_tools_in_place_say(cluster: None) -> None:
-    keeper = start_keeper(classical, PoolSettings(replicas=2, cpus=0), "same")
+    keeper = start_keeper(real, PoolSettings(replicas=2, cpus=0), "same")
     store = MediaStore()
     pool, local = Toolbox(store, ToolPool(keeper, DEADLINE), deadline=60), Toolbox(store, Local(), deadline=60)
     picture, clip = store.put(png(plate("K7P"))), store.put(avi(moving_square(12)[0]))
@@ -97,7 +96,7 @@ def spaces(store: MediaStore, sha: str) -> dict[str, Any]:
 
 def test_a_replica_killed_every_second_costs_no_call_its_answer(cluster: None) -> None:
     """Every call ends with a result or a typed failure before its deadline, and then the pool is whole again."""
-    keeper = start_keeper(fixed, PoolSettings(replicas=3, cpus=0, server=ServerSettings(memo=0)), "killed")
+    keeper = start_keeper(fixed, PoolSettings(replicas=3, cpus=0), "killed")
     pool, store, seconds = ToolPool(keeper, DEADLINE), MediaStore(), 10.0
     assert pool.ids == {"OCR": "fixed@1"}
     until(keeper, lambda found: found["replicas"] == 3)
@@ -180,8 +179,8 @@ def test_failures_of_each_class_keep_their_class(cluster: None) -> None:
 
 
 def test_load_brings_replicas_and_rest_lets_them_go(cluster: None) -> None:
-    settings = PoolSettings(replicas=1, most=3, cpus=0, idle=2.0, server=ServerSettings(memo=0, batch=4))
-    keeper = start_keeper(partial(fixed, once=0.2), settings, "scaled")
+    settings = PoolSettings(replicas=1, most=3, cpus=0, idle=2.0)
+    keeper = start_keeper(partial(fixed, once=0.2, batch=4), settings, "scaled")
     pool, store = ToolPool(keeper, DEADLINE), MediaStore()
     until(keeper, lambda found: found["replicas"] == 1)
     many = asks(range(1, 201), store)

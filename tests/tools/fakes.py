@@ -8,7 +8,9 @@ from typing import Any
 
 from pixelis.tools.call import ToolCall, ToolFailure
 from pixelis.tools.handle import Workspace
+from pixelis.tools.local import classical
 from pixelis.tools.media import MediaStore
+from pixelis.tools.server import Server, ServerSettings
 from pixelis.tools.tool import Ask, Outcome
 from tests.fakes_media import plate, png
 
@@ -35,12 +37,17 @@ class Fixed:
         return [self.fails.get(number, Outcome({"n": number})) for number in numbers]  # type: ignore[misc]
 
 
-def fixed(**settings: Any) -> dict[str, Fixed]:
-    """The tools of a replica."""
-    return {"OCR": Fixed(**settings)}
+def fixed(memo: int = 0, batch: int = 16, **settings: Any) -> Server:
+    """The server of a replica."""
+    return Server({"OCR": Fixed(**settings)}, ServerSettings(memo=memo, batch=batch))
 
 
-def unmakeable() -> dict[str, Fixed]:
+def real() -> Server:
+    """A replica with the classical tools."""
+    return Server(classical())
+
+
+def unmakeable() -> Server:
     """Tools whose weights are not there."""
     raise OSError("no such weights")
 
