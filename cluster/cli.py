@@ -157,6 +157,8 @@ def tool(
     save: Annotated[
         Path | None, typer.Option(help="Draw the result: .png or .jpg (a picture, or frames side by side), .mp4 (a clip).")
     ] = None,
+    repeat: Annotated[int, typer.Option(help="Then a load test: make the call so many times more.", min=0)] = 0,
+    concurrency: Annotated[int, typer.Option(help="Callers at once in the load test.", min=1)] = 1,
 ) -> None:
     """Run one tool and print its result as JSON. Coordinates are integers 0..1000 of the picture's width and height.
 
@@ -165,6 +167,7 @@ def tool(
     * `pixelis tool OCR sign.png --args '{"on":"img0"}'`
     * `pixelis tool SEG truck.jpg --args '{"on":"img0","box":[40,300,900,850]}' --save mask.png`
     * `pixelis tool TRK cups.mp4 --args '{"on":"img0","box":[448,418,573,749],"t0":0,"t1":200}' --save cup.mp4`
+    * `pixelis tool OCR sign.png --repeat 200 --concurrency 16` (calls a second, latency, batch sizes; nothing is remembered)
     """
     from pixelis.tools import draw
     from pixelis.tools.inspect import run_file, whole_call
@@ -180,6 +183,15 @@ def tool(
         failure = result.failure
         print(f"pixelis: {op}: {failure.message or failure.code} ({failure.code})", file=sys.stderr)
         raise typer.Exit(2 if failure.cls == "policy" else 1)
+    if repeat:
+        from rich.console import Console
+
+        from pixelis.cluster.progress import Bar
+        from pixelis.tools.load import load
+
+        with Bar(op, repeat, "calls", Console(stderr=True)) as bar:
+            found = load(file, op, call.arguments, repeat, concurrency, bar.to)
+        print(found)
 
 
 @app.command()

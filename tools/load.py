@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,21 +52,23 @@ class Load:
         )
 
 
-def load(path: str | Path, op: str, arguments: dict[str, Any], repeat: int, concurrency: int) -> Load:
+def load(
+    path: str | Path, op: str, arguments: dict[str, Any], repeat: int, concurrency: int, seen: Callable[[int], object] = bool
+) -> Load:
     """One call `repeat` times by `concurrency` callers, after one that is not counted (models are loaded by it).
 
-    Raises ToolFailure when the call is the caller's mistake, OSError and MediaError like `inspect.run_file`.
+    `seen` is told how many are done. Raises ToolFailure when the call is the caller's mistake, OSError and MediaError like
+    `inspect.run_file`.
     """
     local, store = Local(), MediaStore()
     workspace = Workspace(store, store.add_file(path))
     ask = Ask.of(workspace, ToolCall(op, arguments), local.ids)
-    return asyncio.run(
-        _loaded(Server(local.tools, ServerSettings(memo=0)), store.get(workspace.source), ask, repeat, concurrency)
-    )
+    server = Server(local.tools, ServerSettings(memo=0))
+    server.add(workspace.source, store.get(workspace.source))
+    return asyncio.run(_loaded(server, ask, repeat, concurrency, seen))
 
 
-async def _loaded(server: Server, data: bytes, ask: Ask, repeat: int, concurrency: int) -> Load:
-    server.add(ask.media[0], data)
+async def _loaded(server: Server, ask: Ask, repeat: int, concurrency: int, seen: Callable[[int], object]) -> Load:
     await server.ask([(ask, time.time() + DEADLINE)])
     server.batches.clear()
     left, ms, ends = iter(range(repeat)), list[float](), Counter[str]()
@@ -76,6 +79,7 @@ async def _loaded(server: Server, data: bytes, ask: Ask, repeat: int, concurrenc
             [answer] = await server.ask([(ask, time.time() + DEADLINE)])
             ms.append(1000 * (time.perf_counter() - start))
             ends[answer.found.code if isinstance(answer.found, Failure) else "ok"] += 1
+            seen(len(ms))
 
     start = time.perf_counter()
     await asyncio.gather(*[caller() for _ in range(min(repeat, concurrency))])
