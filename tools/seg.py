@@ -69,7 +69,7 @@ def by_point(pixels: np.ndarray, seed: Point, avoid: list[Point]) -> tuple[np.nd
 
     height, width = pixels.shape[:2]
     scale = min(1.0, WORK_SIDE / max(height, width))
-    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
+    small = shrunk(pixels, scale)
     lab = cv2.cvtColor(cv2.GaussianBlur(small, (3, 3), 0), cv2.COLOR_RGB2Lab)
     rows, columns = lab.shape[:2]
     at, *stops = [(min(columns - 1, int(x * scale)), min(rows - 1, int(y * scale))) for x, y in [seed, *avoid]]
@@ -84,7 +84,6 @@ def by_point(pixels: np.ndarray, seed: Point, avoid: list[Point]) -> tuple[np.nd
 
 def by_box(pixels: np.ndarray, box: Rect, avoid: list[Point]) -> tuple[np.ndarray, int]:
     """The thing in a pixel box: HxWx3 RGB -> HxW bool and a score 0..1000; GrabCut on the shrunk surroundings."""
-    import cv2
 
     height, width = pixels.shape[:2]
     x0, y0, x1, y1 = box
@@ -92,13 +91,23 @@ def by_box(pixels: np.ndarray, box: Rect, avoid: list[Point]) -> tuple[np.ndarra
     left, top = max(0, x0 - pad_x), max(0, y0 - pad_y)
     crop = pixels[top : min(height, y1 + pad_y), left : min(width, x1 + pad_x)]
     scale = min(1.0, CUT_SIDE / max(crop.shape[:2]))
-    small = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else crop
+    small = shrunk(crop, scale)
     stops = [(int((x - left) * scale), int((y - top) * scale)) for x, y in avoid]
     found, score = _grabcut(small, _prior(small, (x0 - left, y0 - top, x1 - left, y1 - top), scale, stops))
     solid = _filled(_main_parts(found), HOLE, stops)
     inside = np.zeros((height, width), bool)
     inside[top : top + crop.shape[0], left : left + crop.shape[1]] = _full_size(solid, *crop.shape[:2])
     return inside, score
+
+
+def shrunk(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """HxWx3 pixels at `scale` (as they are from 1 on), never less than one pixel high or wide: strips are thin."""
+    import cv2
+
+    if scale >= 1:
+        return pixels
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def mask_box(view: View, inside: np.ndarray) -> Box:
