@@ -165,19 +165,18 @@ class SamSeg:
             for (view, _, _), places in alike.items():
                 for start in range(0, len(places), TOGETHER):
                     some = places[start : start + TOGETHER]
-                    answers = self._answers(view, features[view], [p for i in some if isinstance(p := prompts[i], _Prompt)])
+                    answers = self._answers(features[view], [p for i in some if isinstance(p := prompts[i], _Prompt)])
                     for i, answer in zip(some, answers, strict=True):
                         found[i] = answer
         return [answer for answer in found if answer is not None]
 
-    def _answers(
-        self, view: View, levels: Levels | ToolFailure, prompts: list["_Prompt"]
-    ) -> list[Outcome | ToolFailure]:
+    def _answers(self, levels: Levels | ToolFailure, prompts: list["_Prompt"]) -> list[Outcome | ToolFailure]:
         if isinstance(levels, ToolFailure):
             return [levels] * len(prompts)
-        size = (view.height, view.width)
+        size = (prompts[0].view.height, prompts[0].view.width)
         best = self.sam.masks(levels, size, [p.points for p in prompts], [p.labels for p in prompts])
-        return each(partial(_segment, view), best)
+        # Each in its own view: views of the same pixels are equal, yet their 0 and 1000 may lie a fraction of one apart.
+        return each(lambda one: _segment(*one), zip([p.view for p in prompts], best, strict=True))
 
 
 class SamTrk:

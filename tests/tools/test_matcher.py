@@ -266,7 +266,7 @@ def test_the_window_that_fits_best_becomes_the_box(siglip: Any) -> None:
         better += bool(score > scores.max() + 1e-5)
         wanted = Bench(png(plate("")))("SEG", on="img0", box=list(box))
         assert result.data == wanted.data and result.payloads == wanted.payloads
-    assert cut >= 3 and better >= 1
+    assert cut >= 2 and better >= 1
     assert result.tool == f"{Seg().id}+text-clip@1#clip-test"
 
 

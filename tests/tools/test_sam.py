@@ -54,21 +54,24 @@ def spots(bench: Bench, name: str | None) -> list[tuple]:
     return [(s.frame, s.box, s.visible) for s in payload.spots]
 
 
-def raw(network: Any, pixels: np.ndarray, prompt: dict[str, Any]) -> tuple[np.ndarray, float]:
-    """What sam2's own image predictor says to the same prompt in pixels."""
+def raw(network: Any, store: MediaStore, view: View, prompt: dict[str, Any]) -> tuple[np.ndarray, float]:
+    """What sam2's own image predictor says to the same prompt in pixels of the view."""
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
     predictor = SAM2ImagePredictor(network)
     predictor._bb_feat_sizes = [(SIDE // n, SIDE // n) for n in (4, 8, 16)]  # sam2 wrote those of 1024 down
-    predictor.set_image(np.array(pixels))
-    scale = np.array([pixels.shape[1], pixels.shape[0]]) / 1000
-    points = [*([prompt["point"]] if "point" in prompt else []), *prompt.get("neg", [])]
+    predictor.set_image(np.array(store.pixels(view)))
+
+    def at(point: list[int]) -> np.ndarray:
+        return np.array(view.to_source(*point)) - view.rect[:2]
+
+    points = [at(point) for point in [*([prompt["point"]] if "point" in prompt else []), *prompt.get("neg", [])]]
     labels = [*([1] if "point" in prompt else []), *[0] * len(prompt.get("neg", []))]
-    box = np.array(prompt["box"]).reshape(2, 2) * scale if "box" in prompt else None
+    box = [at(prompt["box"][:2]), at(prompt["box"][2:])] if "box" in prompt else None
     masks, ious, _ = predictor.predict(
-        point_coords=np.array(points) * scale if points else None,
+        point_coords=np.array(points) if points else None,
         point_labels=np.array(labels) if points else None,
-        box=None if box is None else box.ravel(),
+        box=None if box is None else np.concatenate(box),
         multimask_output=True,
     )
     return masks[ious.argmax()] > 0, float(ious.max())
@@ -81,7 +84,7 @@ def test_the_answer_is_the_image_predictors_to_the_same_pixels(sam: Sam, prompt:
     on = bench("ZOOM", on="img0", box=[250, 313, 871, 777]).ref if zoomed else "img0"
     result = bench("SEG", on=on, **prompt)
     view = bench.workspace.get(str(on)).view
-    wanted, iou = raw(sam.network, bench.store.pixels(view), prompt)
+    wanted, iou = raw(sam.network, bench.store, view, prompt)
     handle = bench.workspace.get(str(result.ref))
     assert handle.view == view and wanted.shape == (view.height, view.width)
     assert np.mean(mask(bench, result.ref) == wanted) > 0.999
@@ -141,6 +144,18 @@ def test_a_batch_answers_as_one_by_one(network: Any) -> None:
         wanted = alone.run(bench.workspace, args, time.monotonic() + 60)
         assert one.data["score"] == pytest.approx(wanted.data["score"], abs=1)
         assert np.mean(_array(one) == _array(wanted)) > 0.999
+
+
+def test_views_of_the_same_pixels_share_features_but_not_their_frame(network: Any) -> None:
+    bench = Bench(png(rectangles(2, 128)), Local().tools)
+    on = [str(bench("ZOOM", on="img0", box=box).ref) for box in ([250, 314, 871, 775], [251, 313, 870, 776])]
+    views = [bench.workspace.get(name).view for name in on]
+    assert views[0] == views[1] and views[0].edges != views[1].edges
+    encoder = Counted(network.image_encoder)
+    tool = SamSeg(Sam(network, "sam2-test"))
+    found = tool.batch([(bench.workspace, SegArgs(on=name, point=(300, 700))) for name in on], time.monotonic() + 60)
+    assert encoder.pictures == 1
+    assert [one.made[0].view.edges for one in found if isinstance(one, Outcome)] == [view.edges for view in views]
 
 
 def _array(outcome: Outcome) -> np.ndarray:
