@@ -134,6 +134,7 @@ def test_a_batch_answers_as_one_by_one(network: Any) -> None:
     zoom = bench("ZOOM", on="img0", box=[100, 200, 700, 900]).ref
     asks = [SegArgs(on=on, **prompt) for prompt in PROMPTS for on in ("img0", str(zoom))]
     together, alone = SamSeg(Sam(network, "sam2-test")), SamSeg(Sam(network, "sam2-test"))
+    together.sam.together = 8  # as on CUDA
     encoder = Counted(network.image_encoder)
     decoder = Counted(network.sam_mask_decoder.transformer)
     found = together.batch([(bench.workspace, args) for args in asks], time.monotonic() + 60)
@@ -189,6 +190,7 @@ def test_numbers_that_are_none_are_infrastructure_failures(network: Any) -> None
 
 def test_a_batch_too_large_for_the_memory_is_halved(network: Any) -> None:
     sam = Sam(network, "sam2-test")
+    sam.together = 8  # as on CUDA
     bench = Bench(png(rectangles(4, 64)), Local().tools)
     views = ["img0", *(str(bench("ZOOM", on="img0", box=[0, 0, n, n]).ref) for n in (300, 500, 700))]
 
