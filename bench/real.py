@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,7 @@ def reel(media: Path, fade: int) -> tuple[bytes, list[tuple[float, float]]]:
         frames += small[mixed:]
         borders.append(len(frames))
     times = [edge_time(b, len(frames)) for b in borders]
-    return mjpeg(frames), [(float(a), float(b)) for a, b in zip(times, times[1:], strict=False)]
+    return mjpeg(frames), [(float(a), float(b)) for a, b in pairwise(times)]
 
 
 def mjpeg(frames: list[np.ndarray]) -> bytes:

@@ -38,7 +38,8 @@ class Finder:
         return self._fit
 
     def places(self, frame: np.ndarray) -> list[tuple[float, Patch]]:
-        """At most BEST places, best first, that do not overlap by half: by how much more of its colours than their surroundings."""
+        """At most BEST places, best first, apart by half their size; rated by how much more of its colours they have than
+        their surroundings, -1..1."""
         import cv2
 
         weights = self._weights[_bins(frame)]

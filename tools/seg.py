@@ -9,8 +9,20 @@ from pixelis.tools.frame import Box, Point, Rect, View
 from pixelis.tools.handle import Mask, Workspace
 from pixelis.tools.measure import box_iou
 from pixelis.tools.region import (
-    LARGER, SMALLEST, TOLERANCES, filled, flood, full_size, grabcut, main_parts, part_at, solidity, stands_out, steadiest, with_rim,
-)  # fmt: skip
+    LARGER,
+    SMALLEST,
+    TOLERANCES,
+    filled,
+    flood,
+    full_size,
+    grabcut,
+    main_parts,
+    part_at,
+    solidity,
+    stands_out,
+    steadiest,
+    with_rim,
+)
 from pixelis.tools.toolbox import Made, Outcome
 from pixelis.tools.zoom import still
 
@@ -66,8 +78,6 @@ def by_point(pixels: np.ndarray, seed: Point, avoid: list[Point]) -> tuple[np.nd
     (the idea of maximally stable regions), holes are filled. Where none is steady and convex the thing has more than one
     colour: then `_whole`. `avoid` pixels bound the tolerance.
     """
-    import cv2
-
     height, width = pixels.shape[:2]
     small, lab, scale = _at_size(pixels, WORK_SIDE)
     at, *stops = [_scaled(p, scale, lab) for p in [seed, *avoid]]

@@ -111,7 +111,7 @@ def slow_changes(across: np.ndarray, cuts: list[int]) -> list[int]:
     if across.size < 2 * FADE:
         return []
     bar = max(FADED, 2.5 * float(np.percentile(across, 25)))
-    found = []
+    found: list[int] = []
     for i in range(across.size):
         peak = across[i] > bar and across[i] == across[max(0, i - 2 * FADE) : i + 2 * FADE + 1].max()
         if peak and all(abs(i + FADE - c) > 2 * FADE for c in [*cuts, *found]):

@@ -77,7 +77,8 @@ def test_turned_text_is_read_where_it_is(turn: int) -> None:
     data = Bench(png(turned))("OCR", on="img0").data
     assert data["text"] == "first line of it\nsecond row here"
     x0, y0, x1, y1 = data["items"][0]["box"]
-    there = turned[y0 * len(turned) // 1000 : y1 * len(turned) // 1000, x0 * turned.shape[1] // 1000 : x1 * turned.shape[1] // 1000]
+    height, width = turned.shape[:2]
+    there = turned[y0 * height // 1000 : y1 * height // 1000, x0 * width // 1000 : x1 * width // 1000]
     ink = (turned < 128).any(axis=2).sum()
     assert 0.4 < (there < 128).any(axis=2).sum() / ink < 0.6  # the box holds one of the two lines
     line = Bench(png(cv2.rotate(pixels[40:100], turn)))("OCR", on="img0", level="line")

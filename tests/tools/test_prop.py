@@ -159,14 +159,18 @@ def test_perimeter_and_circularity_have_their_textbook_values(draw, perimeter: f
     assert data["circularity"] == pytest.approx(circularity, rel=0.12)
 
 
-@pytest.mark.parametrize(("rgb", "lightness"), [((255, 0, 0), 532), ((0, 255, 0), 877), ((0, 0, 255), 323), ((119, 119, 119), 500)])
+@pytest.mark.parametrize(
+    ("rgb", "lightness"), [((255, 0, 0), 532), ((0, 255, 0), 877), ((0, 0, 255), 323), ((119, 119, 119), 500)]
+)
 def test_brightness_is_ten_times_the_lightness_of_cielab(rgb: tuple[int, int, int], lightness: int) -> None:
     """L* of the sRGB primaries, D65, as printed everywhere: 53.24, 87.73, 32.30; of grey 119: 50.03."""
     found = Bench(png(blank(color=rgb)))("PROP", of="img0", keys=["brightness"]).data["brightness"]
     assert found == pytest.approx(lightness, abs=3)
 
 
-@pytest.mark.parametrize(("step", "direction"), [((6, 0), 0), ((4, -4), 45), ((0, -6), 90), ((-6, 0), 180), ((0, 6), 270), ((3, 3), 315)])
+@pytest.mark.parametrize(
+    ("step", "direction"), [((6, 0), 0), ((4, -4), 45), ((0, -6), 90), ((-6, 0), 180), ((0, 6), 270), ((3, 3), 315)]
+)
 def test_speed_and_direction_of_a_known_track(step: tuple[int, int], direction: int) -> None:
     """Source pixels per second from first to last sight; 0 = right, 90 = up; a spot out of sight does not count."""
     frames = [blank(320, 240)] * 11

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -45,7 +47,7 @@ def test_a_dissolve_is_found_at_its_middle() -> None:
 @given(st.lists(st.floats(0, 255), max_size=80), st.lists(st.integers(0, 80), max_size=4))
 def test_dissolves_lie_apart(across: list[float], cuts: list[int]) -> None:
     found = slow_changes(np.array(across), cuts)
-    assert found == sorted(found) and all(b - a > 2 * FADE for a, b in zip(found, found[1:], strict=False))
+    assert found == sorted(found) and all(b - a > 2 * FADE for a, b in pairwise(found))
     assert all(abs(f - c) > 2 * FADE for f in found for c in cuts)
 
 
