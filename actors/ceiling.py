@@ -8,8 +8,9 @@ from pixelis.actors.shift import NAMES, Shift
 from pixelis.actors.world import FAMILIES, NO_SHIFT, Split, make_scene
 from pixelis.tools.call import ToolResult
 from pixelis.tools.handle import Workspace
+from pixelis.tools.local import Local
 from pixelis.tools.media import MediaStore
-from pixelis.tools.toolbox import Toolbox, classical
+from pixelis.tools.toolbox import Toolbox
 
 TABLE = (0.0, 0.5, 1.0)  # severities
 
@@ -21,7 +22,7 @@ def ceiling(family: str, split: Split, n: int, shift: Shift = NO_SHIFT) -> float
 
     Example: ``ceiling("code", "heldout", 100, Shift("noise", 0.5))``
     """
-    tools = classical()
+    tools = Local()
     right = 0
     for index in range(n):
         scene = make_scene(family, split, index, shift)

@@ -8,9 +8,9 @@ from pixelis.actors.engine import Completion, Request
 from pixelis.actors.render import Observed, Parsed, Renderer
 from pixelis.memory.task import Task
 from pixelis.memory.trajectory import Status, Trajectory, Turn
-from pixelis.tools.call import ToolResult
+from pixelis.tools.call import ToolCall, ToolResult
 from pixelis.tools.handle import Workspace
-from pixelis.tools.toolbox import Toolbox
+from pixelis.tools.media import MediaStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +28,21 @@ class Episode:
     Example:
         >>> while not episode.over:                                    # doctest: +SKIP
         ...     [completion] = engine.generate([episode.request()])
-        ...     episode.step(completion)
+        ...     call = episode.take(completion)
+        ...     episode.give(toolbox.run(episode.workspace, call) if call else None)
         >>> episode.trajectory()                                       # doctest: +SKIP
     """
 
     def __init__(
-        self, task: Task, name: str, seed: tuple[int, int, int], toolbox: Toolbox, renderer: Renderer, limits: Limits
+        self, task: Task, name: str, seed: tuple[int, int, int], store: MediaStore, renderer: Renderer, limits: Limits
     ) -> None:
         self.task, self.name, self.seed = task, name, seed
-        self._toolbox, self._renderer, self._limits = toolbox, renderer, limits
-        self.workspace = Workspace(toolbox.store, task.media[0])
+        self._renderer, self._limits = renderer, limits
+        self.workspace = Workspace(store, task.media[0])
         self.turns: list[Turn] = []
         self.answer: str | None = None
         self.status: Status | None = None
-        self._pending: Observed = renderer.prompt(task, toolbox.store)
+        self._pending: Observed = renderer.prompt(task, store)
         self._tokens: tuple[int, ...] = self._pending.tokens
         self._views = self._pending.views
 
@@ -57,11 +58,15 @@ class Episode:
             self._limits.temperature,
         )  # fmt: skip
 
-    def step(self, completion: Completion) -> ToolResult | None:
-        """Take a sampled turn: run its call, or end. Returns the call's result."""
-        parsed = self._renderer.parse(completion.tokens)
+    def take(self, completion: Completion) -> ToolCall | None:
+        """Take a sampled turn; returns the call to run on `workspace`, if it made one that is within the budget."""
+        self._said = completion, self._renderer.parse(completion.tokens)
         spent = sum(turn.call is not None for turn in self.turns) >= self._limits.calls
-        result = self._toolbox.run(self.workspace, parsed.call) if parsed.call and not spent else None
+        return None if spent else self._said[1].call
+
+    def give(self, result: ToolResult | None) -> None:
+        """End the turn with the result of its call (None: there was none to run)."""
+        completion, parsed = self._said
         self.turns.append(
             Turn(
                 self._pending.tokens, completion.tokens, completion.logprobs, self._pending.views, parsed.call, result,
@@ -74,7 +79,6 @@ class Episode:
             self._pending = self._renderer.observation(result, self.workspace)
             self._tokens += self._pending.tokens
             self._views += self._pending.views
-        return result
 
     def _settle(self, parsed: Parsed, result: ToolResult | None) -> None:
         """Decide whether this turn was the last one."""

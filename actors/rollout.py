@@ -37,6 +37,23 @@ class RolloutSettings:
     """How the teacher demonstrates: with tools, or `no_tools` for the control that answers at once."""
 
 
+@dataclass(slots=True)
+class Lesson:
+    """A demonstration on its way: the teacher speaks in place of the policy."""
+
+    scene: Scene
+    rng: np.random.Generator
+    teacher: Teacher
+    episode: Episode
+    results: list[ToolResult] = field(default_factory=list)
+
+    def next(self, renderer: Renderer) -> Completion:
+        """The teacher's next turn."""
+        step = self.teacher.next(self.episode.workspace, self.results)
+        tokens = tuple(renderer.recite(step.thought, step.call, step.answer))
+        return Completion(tokens, (0.0,) * len(tokens), (0, 0))
+
+
 class RolloutWorker:
     """Runs episodes of one task source.
 
@@ -78,31 +95,29 @@ class RolloutWorker:
     def recite(self, indices: Sequence[int]) -> list[Group]:
         """Demonstrations and captions of some scenes, each a group of one. Those that fail their check are left out."""
         trajectories: list[Trajectory] = []
-        for index in indices:
-            rng = np.random.default_rng([self.run, index])
-            demonstrated = self._demonstrate(index, rng)
-            trajectories += [demonstrated] if demonstrated else []
-            scene = self.source.scene(index)
-            offered = FAMILIES[scene.family].captions(scene, rng)
-            trajectories += [self._caption(scene, k, [*dialogue, echo(rng)]) for k, dialogue in enumerate(offered)]
+        for lesson in self._demonstrate([self._lesson(index) for index in indices]):
+            proven = self.settings.style == "no_tools" or verify(lesson.scene, lesson.results)
+            trajectories += [lesson.episode.trajectory()] if proven else []
+            offered = FAMILIES[lesson.scene.family].captions(lesson.scene, lesson.rng)
+            trajectories += [self._caption(lesson.scene, k, [*d, echo(lesson.rng)]) for k, d in enumerate(offered)]
         return [Group(t.task_id, (t,)) for t in trajectories]
 
     def _play(self, begin: Sequence[Callable[[], Episode]]) -> list[Episode]:
         """Play episodes to their ends. One that infrastructure ended begins again, with the same seed: were it only left out,
         long chains, which meet more failures, would be rarer than the policy makes them."""
         episodes = [make() for make in begin]
-        play(episodes, self.engine)
+        play(episodes, self.engine, self.toolbox)
         for _ in range(TRIES - 1):
             failed = [i for i, episode in enumerate(episodes) if episode.status == "infra"]
             self.repeated += len(failed)
             for i in failed:
                 episodes[i] = begin[i]()
-            play([episodes[i] for i in failed], self.engine)
+            play([episodes[i] for i in failed], self.engine, self.toolbox)
         return episodes
 
     def _episode(self, task: Task, index: int, rollout: int, limits: Limits) -> Episode:
         seed = (self.run, index, rollout)
-        return Episode(task, f"{task.id}/{self.run}/{rollout}", seed, self.toolbox, self.renderer, limits)
+        return Episode(task, f"{task.id}/{self.run}/{rollout}", seed, self.source.store, self.renderer, limits)
 
     def _scored(self, episode: Episode, gold: GoldTask) -> Trajectory:
         trajectory = episode.trajectory()
@@ -110,20 +125,20 @@ class RolloutWorker:
             return trajectory
         return replace(trajectory, rewards=reward(trajectory, gold, self.settings.reward))
 
-    def _demonstrate(self, index: int, rng: np.random.Generator) -> Trajectory | None:
-        """The teacher's episode through the real tools, or None if its evidence does not hold."""
-        scene = self.source.scene(index)
-        limits = replace(self.settings.limits, turn_tokens=10_000)
-        episode = self._episode(scene.task.task, index, 0, limits)
-        teacher = Teacher(scene, rng, self.settings.style)
-        results: list[ToolResult] = []
-        while not episode.over:
-            step = teacher.next(episode.workspace, results)
-            tokens = tuple(self.renderer.recite(step.thought, step.call, step.answer))
-            result = episode.step(Completion(tokens, (0.0,) * len(tokens), (0, 0)))
-            results += [result] if result is not None else []
-        proven = self.settings.style == "no_tools" or verify(scene, results)
-        return episode.trajectory() if proven else None
+    def _lesson(self, index: int) -> Lesson:
+        scene, rng = self.source.scene(index), np.random.default_rng([self.run, index])
+        episode = self._episode(scene.task.task, index, 0, replace(self.settings.limits, turn_tokens=10_000))
+        return Lesson(scene, rng, Teacher(scene, rng, self.settings.style), episode)
+
+    def _demonstrate(self, lessons: list[Lesson]) -> list[Lesson]:
+        """Play the teacher's episodes through the real tools, turn by turn together."""
+        live = lessons
+        while live:
+            results = turn([one.episode for one in live], [one.next(self.renderer) for one in live], self.toolbox)
+            for one, result in zip(live, results, strict=True):
+                one.results += [result] if result is not None else []
+            live = [one for one in live if not one.episode.over]
+        return lessons
 
     def _caption(self, scene: Scene, number: int, dialogue: Dialogue) -> Trajectory:
         """A dialogue about a scene that needs no calls: it teaches where things are. The picture is shown once."""
@@ -139,11 +154,20 @@ class RolloutWorker:
         return Trajectory(task.id, task.id, task.question, task.media, tuple(turns), dialogue[-1][1], family=family)
 
 
-def play(episodes: Sequence[Episode], engine: Engine) -> None:
-    """Run episodes to their ends, sampling the next turn of all that go on together."""
+def play(episodes: Sequence[Episode], engine: Engine, toolbox: Toolbox) -> None:
+    """Run episodes to their ends: the next turn of all that go on is sampled together, and so are their calls run."""
     live = list(episodes)
     while live:
-        for episode, completion in zip(live, engine.generate([e.request() for e in live]), strict=True):
-            episode.step(completion)
+        turn(live, engine.generate([e.request() for e in live]), toolbox)
         engine.close(e.name for e in live if e.over)
         live = [e for e in live if not e.over]
+
+
+def turn(episodes: Sequence[Episode], said: Sequence[Completion], toolbox: Toolbox) -> list[ToolResult | None]:
+    """One turn of each episode: what was said is taken, all calls are run at once; returns their results."""
+    calls = [episode.take(completion) for episode, completion in zip(episodes, said, strict=True)]
+    done = iter(toolbox.run_all([(e.workspace, call) for e, call in zip(episodes, calls, strict=True) if call]))
+    results = [next(done) if call else None for call in calls]
+    for episode, result in zip(episodes, results, strict=True):
+        episode.give(result)
+    return results

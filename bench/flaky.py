@@ -1,13 +1,14 @@
 """A toolbox whose calls fail by infrastructure now and then, as they do when tools are other processes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from pixelis.tools.call import ToolCall, ToolFailure
-from pixelis.tools.handle import Workspace
+from pixelis.tools.call import Failure
 from pixelis.tools.media import MediaStore
-from pixelis.tools.toolbox import Outcome, Toolbox
+from pixelis.tools.tool import Answer, Ask
+from pixelis.tools.toolbox import Toolbox
 
 
 class FlakyToolbox(Toolbox):
@@ -20,7 +21,8 @@ class FlakyToolbox(Toolbox):
         super().__init__(store, **settings)
         self.probability, self.rng = probability, np.random.default_rng(seed)
 
-    def _outcome(self, workspace: Workspace, call: ToolCall, until: float) -> Outcome:
-        if self.rng.random() < self.probability:
-            raise ToolFailure("infra", "died", "the tool's process died")
-        return super()._outcome(workspace, call, until)
+    def _attempt(self, asks: Sequence[Ask]) -> dict[str, Answer]:
+        died = Answer(Failure("infra", "died", "the tool's process died"))
+        fails = [self.rng.random() < self.probability for _ in asks]
+        worked = super()._attempt([ask for ask, failed in zip(asks, fails, strict=True) if not failed])
+        return worked | {ask.key: died for ask, failed in zip(asks, fails, strict=True) if failed}

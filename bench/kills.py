@@ -8,7 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-PARTS = {"rollout actor": "ray::RolloutActor", "learner rank": "ray::LearnerPart", "replay shard": "ray::Shard"}
+PARTS = {
+    "rollout actor": "ray::RolloutActor", "learner rank": "ray::LearnerPart", "replay shard": "ray::Shard",
+    "tool replica": "ray::ToolActor", "tool keeper": "ray::Keeper",
+}  # fmt: skip
 """What the processes of a run's parts are called; the driver is the process that was started."""
 HANG = 120.0
 """Seconds without a step after which a run counts as hanging."""

@@ -18,6 +18,7 @@ from pixelis.actors import nano
 from pixelis.actors.engine import Completion
 from pixelis.actors.episode import Episode, Limits
 from pixelis.actors.render import Renderer
+from pixelis.actors.rollout import turn
 from pixelis.memory.model import Card, Model
 from pixelis.memory.replay import ReplayShard
 from pixelis.memory.task import Task
@@ -74,14 +75,14 @@ def act(model: Model, toolbox: Toolbox, sha: str, told: list[dict[str, float]]) 
     """The group; `told` gets the memory in use after each turn."""
     renderer, store = Renderer(model), toolbox.store
     task = Task("wide", "What is the code on the red plate?", (sha,), family="code")
-    episodes = [Episode(task, f"wide/{r}", (0, 0, r), toolbox, renderer, Limits(calls=TURNS)) for r in range(ROLLOUTS)]
+    episodes = [Episode(task, f"wide/{r}", (0, 0, r), store, renderer, Limits(calls=TURNS)) for r in range(ROLLOUTS)]
     plans = [calls(r) for r in range(ROLLOUTS)]
-    for turn in range(TURNS):
+    for number in range(TURNS):
         for episode, plan in zip(episodes, plans, strict=True):
-            call, answer = (plan[turn], None) if turn < len(plan) else (None, "K7P")
+            call, answer = (plan[number], None) if number < len(plan) else (None, "K7P")
             said = tuple(renderer.recite("", call, answer))
-            episode.step(Completion(said, (-0.5,) * len(said), (0, 0)))
-        told.append({"turn": turn + 1, "cached_mb": store._cached / 1e6, "rss_mb": rss()})
+            turn([episode], [Completion(said, (-0.5,) * len(said), (0, 0))], toolbox)
+        told.append({"turn": number + 1, "cached_mb": store._cached / 1e6, "rss_mb": rss()})
     return Group("wide", tuple(e.trajectory() for e in episodes))
 
 
@@ -133,9 +134,9 @@ def grows_with_images() -> list[dict[str, float]]:
     renderer = Renderer(nano.build(0))
     for count in range(1, IMAGES + 1):
         task = Task(f"t{count}", "?", (store.put(picture(count)),))
-        episode = Episode(task, task.id, (0, 0, 0), toolbox, renderer, Limits())
+        episode = Episode(task, task.id, (0, 0, 0), store, renderer, Limits())
         said = tuple(renderer.recite("", calls(0)[0], None))
-        episode.step(Completion(said, (0.0,) * len(said), (0, 0)))
+        turn([episode], [Completion(said, (0.0,) * len(said), (0, 0))], toolbox)
         told.append({"images": count, "cached_mb": store._cached / 1e6, "rss_mb": rss()})
         print(f"{count} images: cache {told[-1]['cached_mb']:7.1f} MB   process {told[-1]['rss_mb']:7.1f} MB")
     return told

@@ -64,8 +64,8 @@ def main() -> None:
         indices = range(number * GROUPS, (number + 1) * GROUPS)
         for index in indices:
             source.scene(index)  # rendering belongs to PixelWorld, not to a round
-        generate, use, update = Clocked(engine.generate), Clocked(toolbox.run), Clocked(learner.update)
-        engine.generate, toolbox.run = generate, use  # type: ignore[method-assign]
+        generate, use, update = Clocked(engine.generate), Clocked(toolbox.run_all), Clocked(learner.update)
+        engine.generate, toolbox.run_all = generate, use  # type: ignore[method-assign]
         sample = Clocked(worker.sample)
         groups = sample(indices)
         update([contrasted(g) for g in groups])

@@ -13,6 +13,7 @@ from pixelis.cluster.part import quiet
 from pixelis.cluster.policy import open_policy
 from pixelis.memory.task import Task
 from pixelis.memory.trajectory import Trajectory
+from pixelis.tools import draw
 from pixelis.tools.handle import Workspace
 from pixelis.tools.media import MediaStore
 from pixelis.tools.toolbox import Toolbox
@@ -40,18 +41,19 @@ def answer(checkpoint: str | Path, file: str | Path, question: str) -> Answer:
     model = open_policy(checkpoint)
     renderer = Renderer(model)
     task = Task("ask", question, (source,), "text", "ask")
-    episode = Episode(task, "ask", (0, 0, 0), Toolbox(store, deadline=60.0), renderer, Limits(temperature=0.0))
-    play([episode], TransformersEngine(model, store, renderer.stop))
+    episode = Episode(task, "ask", (0, 0, 0), store, renderer, Limits(temperature=0.0))
+    play([episode], TransformersEngine(model, store, renderer.stop), Toolbox(store, deadline=60.0))
     return Answer(episode.trajectory(), episode.workspace)
 
 
 def command(checkpoint: Path, file: Path, question: str, save: Path | None, as_json: bool) -> None:
     """The command's output: each call with its result, then the answer."""
+    if save is not None:
+        draw.check_target(save)
     found = answer(checkpoint, file, question)
     if save is not None:
-        from pixelis.tools.draw import overlay
-
-        overlay(found.workspace.store, list(found.workspace.handles.values())).save(save)
+        said = [(turn.call, turn.result) for turn in found.trajectory.turns if turn.call and turn.result]
+        draw.save(found.workspace, said, save)
     if as_json:
         print(json.dumps(found.trajectory.to_dict(), ensure_ascii=False))
         return

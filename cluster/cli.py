@@ -137,7 +137,7 @@ def ask(
     checkpoint: Annotated[Path, typer.Argument(help="A policy folder, a checkpoint, or a run.")],
     file: Annotated[Path, typer.Argument(help="An image or a clip.")],
     question: str,
-    save: Annotated[Path | None, typer.Option(help="Write the evidence, drawn into the picture, to this PNG.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Draw the evidence: .png or .jpg, or .mp4 for a clip.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The trajectory as JSON.")] = False,
 ) -> None:
     """Ask a policy about a picture; prints every call, what it found, and the answer.
@@ -154,7 +154,11 @@ def tool(
     op: Annotated[str, typer.Argument(help="SEG, ZOOM, TRK, OCR, TEMP or PROP.")],
     file: Annotated[Path, typer.Argument(help="An image or a clip: its handle is img0.")],
     args: Annotated[str, typer.Option("--args", help="The arguments as JSON.")] = "{}",
-    save: Annotated[Path | None, typer.Option(help="Write the result, drawn into the picture, to this PNG.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Draw the result: .png or .jpg (a picture, or frames side by side), .mp4 (a clip).")
+    ] = None,
+    repeat: Annotated[int, typer.Option(help="Then a load test: make the call so many times more.", min=0)] = 0,
+    concurrency: Annotated[int, typer.Option(help="Callers at once in the load test.", min=1)] = 1,
 ) -> None:
     """Run one tool and print its result as JSON. Coordinates are integers 0..1000 of the picture's width and height.
 
@@ -162,20 +166,32 @@ def tool(
 
     * `pixelis tool OCR sign.png --args '{"on":"img0"}'`
     * `pixelis tool SEG truck.jpg --args '{"on":"img0","box":[40,300,900,850]}' --save mask.png`
-    * `pixelis tool TEMP cups.mp4 --args '{"on":"img0","query":"change"}'`
+    * `pixelis tool TRK cups.mp4 --args '{"on":"img0","box":[448,418,573,749],"t0":0,"t1":200}' --save cup.mp4`
+    * `pixelis tool OCR sign.png --repeat 200 --concurrency 16` (calls a second, latency, batch sizes; nothing is remembered)
     """
-    from pixelis.tools.draw import overlay
-    from pixelis.tools.inspect import run_file
+    from pixelis.tools import draw
+    from pixelis.tools.inspect import run_file, whole_call
 
-    result, workspace = run_file(file, op, _arguments(args))
+    call = whole_call(op, _arguments(args))
+    if save is not None:
+        draw.check_target(save)
+    result, workspace = run_file(file, op, call.arguments)
     print(json.dumps(result.to_dict(), ensure_ascii=False))
     if save is not None and result.ok:
-        shown = [h for name, h in workspace.handles.items() if name != "img0"] or [workspace.get("img0")]
-        overlay(workspace.store, shown).save(save)
+        draw.save(workspace, [(call, result)], save)
     if result.failure is not None:
         failure = result.failure
         print(f"pixelis: {op}: {failure.message or failure.code} ({failure.code})", file=sys.stderr)
         raise typer.Exit(2 if failure.cls == "policy" else 1)
+    if repeat:
+        from rich.console import Console
+
+        from pixelis.cluster.progress import Bar
+        from pixelis.tools.load import load
+
+        with Bar(op, repeat, "calls", Console(stderr=True)) as bar:
+            found = load(file, op, call.arguments, repeat, concurrency, bar.to)
+        print(found)
 
 
 @app.command()

@@ -12,7 +12,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pixelis.actors.rollout import RolloutSettings
 from pixelis.actors.world import FAMILIES, Split
+from pixelis.cluster.grant import PoolSettings
 from pixelis.learners.learner import LearnerSettings
+from pixelis.tools.limits import MediaLimits
+from pixelis.tools.server import ServerSettings
 
 Phase = Literal["sft", "rft"]
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -69,6 +72,21 @@ class ReplaySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolConfig:
+    """Where the tools of a run work."""
+
+    where: Literal["pool", "here", "serve"] = "pool"
+    """On a pool of actors that all rollout actors share, in each rollout actor, or on a Ray Serve deployment."""
+    deadline: float = 10.0
+    """Seconds of one attempt at a call."""
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
+    """Of each replica of the pool."""
+    limits: MediaLimits = field(default_factory=MediaLimits)
+    """Media beyond them are refused."""
+
+
+@dataclass(frozen=True, slots=True)
 class StopSettings:
     """When a phase ends: after `steps` optimizer steps, or at a gate on the dev split."""
 
@@ -107,6 +125,7 @@ class RunConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     learner: LearnerSettings = field(default_factory=LearnerSettings)
     replay: ReplaySettings = field(default_factory=ReplaySettings)
+    tools: ToolConfig = field(default_factory=ToolConfig)
     stop: StopSettings = field(default_factory=StopSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
     save_every: int = 50
@@ -274,6 +293,8 @@ def _check(config: RunConfig) -> None:
         ("rollout.staleness", config.rollout.staleness, 0),
         ("replay.steps_per_call", config.replay.steps_per_call, 1),
         ("save_every", config.save_every, 1), ("learner.ranks", config.learner.ranks, 1),
+        ("tools.pool.replicas", config.tools.pool.replicas, 1), ("tools.server.batch", config.tools.server.batch, 1),
+        ("tools.server.queue", config.tools.server.queue, 1),
         *((f"tasks.scenes.{name}", n, 1) for name, n in config.tasks.scenes.items()),
     ):  # fmt: skip
         if value < least:

@@ -14,6 +14,7 @@ USER_ERRORS = frozenset(
         "pixelis.memory.model.ModelError",
         "pixelis.tools.call.ToolFailure",
         "pixelis.tools.decode.MediaError",
+        "pixelis.tools.draw.DrawError",
     }
 )
 

@@ -23,6 +23,7 @@ from pixelis.cluster.part import answer
 from pixelis.memory.ledger import Began, Ledger, Place, Stepped, Stored, survives
 from pixelis.memory.replay import Record
 
+CALLS = ("calls_ok", "calls_policy", "calls_tool", "calls_infra")
 LOOK = 0.1
 """Seconds between looks at the actors while the learner works."""
 
@@ -196,7 +197,7 @@ class Loop:
             "actors_died": float(self.crew.infra),
             "valid": sums.get("valid", 0.0) / steps if steps else 1.0,
             "chain_length": receipt.mean("steps"),
-            "tool_s": sums.get("tool_s", 0.0),
+            **{name: sums.get(name, 0.0) for name in ("tool_s", "call_retries", *CALLS)},
             **times,
         }
         if self.config.phase != "sft":

@@ -5,7 +5,9 @@ All are tagged with `run` and `phase`.
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Mapping
+from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
@@ -17,7 +19,8 @@ COUNTERS = {
     "retries": ("Attempts repeated because infrastructure failed: a call, or an episode.", ("what",)),
     "trained": ("Trajectories that entered the loss.", ()),
     "dropped": ("Trajectories left out of the loss, by reason.", ("reason",)),
-    "deaths": ("Processes that died and were replaced: rollout actors, learner groups.", ("part",)),
+    "deaths": ("Processes that died or hung and were replaced: rollout actors, learner groups, tool replicas.", ("part",)),
+    "tool_asks": ("What the tool pool was asked, by what came of it.", ("outcome",)),
 }
 GAUGES = {
     "step": "Optimizer steps tried.",
@@ -30,6 +33,9 @@ GAUGES = {
     "rollout_wait_s": "Seconds that the last iteration waited for rollouts.",
     "update_s": "Seconds of its update.",
     "publish_s": "Seconds until its weights were offered.",
+    "tool_replicas": "Replicas of the tools in service.",
+    "tool_queue": "Asks that wait at them.",
+    "tool_batch": "Mean asks that their models were given at once.",
 }
 
 
@@ -45,6 +51,7 @@ class Meters:
             name: Counter(f"pixelis_{name}", told, tag_keys=("run", "phase", *keys)) for name, (told, keys) in COUNTERS.items()
         }
         self._gauges = {name: Gauge(f"pixelis_{name}", told, tag_keys=("run", "phase")) for name, told in GAUGES.items()}
+        self._pool: Counts[str] = Counts()
         for metric in (*self._counters.values(), *self._gauges.values()):
             metric.set_default_tags(tags)
 
@@ -67,6 +74,20 @@ class Meters:
             self.count("calls", sums.get(f"calls_{outcome}", 0.0), outcome=outcome)
         for what in ("call", "episode"):
             self.count("retries", sums.get(f"{what}_retries", 0.0), what=what)
+
+    def tools(self, report: Mapping[str, Any]) -> dict[str, float]:
+        """Count what the tool pool did since the last report; returns its gauges."""
+        now = Counts({**report["asks"], "replicas lost": report["died"] + report["hung"]})
+        new, self._pool = now - self._pool, now
+        self.count("deaths", new.pop("replicas lost", 0), part="tool replica")
+        for outcome, asks in new.items():
+            self.count("tool_asks", asks, outcome=outcome)
+        figures = {"tool_replicas": float(report["replicas"]), "tool_queue": float(report["depth"])}
+        batches = sum(report["batches"].values())
+        if batches:
+            figures["tool_batch"] = sum(int(size) * n for size, n in report["batches"].items()) / batches
+        self.show(figures)
+        return figures
 
     def update(self, update: Update) -> None:
         """Count what a step did with its trajectories."""

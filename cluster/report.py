@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -123,7 +124,19 @@ def _figures(phases: Mapping[str, Any]) -> str:
     )
     infra = sum(int(row.get("infra", 0)) + int(row.get("heldout_infra", 0)) for row in phases.values())
     told += f" Episodes that infrastructure ended, never rewarded: {infra}."
+    told += "".join(_pool(phase, row["tools"]) for phase, row in phases.items() if row.get("tools"))
     return text("h2", "Held-out figures") + tag("div", tag("table", "".join(rows)), "card wide") + text("p", told, "note")
+
+
+def _pool(phase: str, told: Mapping[str, Any]) -> str:
+    asks, batches = told["asks"], told["batches"]
+    all_, saved = sum(asks.values()), asks.get("memo", 0) + asks.get("joined", 0)
+    mean = sum(int(size) * n for size, n in batches.items()) / max(1, sum(batches.values()))
+    return (
+        f" Tools of {phase}: {told['replicas']} replicas, {all_} asks, {saved} of them answered from memory, {mean:.1f} a "
+        "batch; "
+        f"{asks.get('infra', 0)} failed by infrastructure, {told['died'] + told['hung']} replicas replaced."
+    )
 
 
 def _shown(key: str, value: float) -> str:
@@ -150,7 +163,21 @@ def _calls(phases: Phases) -> str:
         return out + text("p", "No evaluated episodes in this run.", "note")
     drawn = figure(plots.tool_mix(phases), "tools called in a held-out episode, by phase")
     drawn += figure(plots.chain_lengths(phases), "steps before the answer in held-out episodes, by phase")
-    return out + tag("div", drawn, "plots two")
+    return out + tag("div", drawn, "plots two") + _outcomes(phases)
+
+
+def _outcomes(phases: Phases) -> str:
+    """How the calls of held-out episodes ended, and most often why not well."""
+    rows = [tag("tr", "".join(text("th", title) for title in ("phase", "ok", "policy", "tool", "most often")))]
+    for phase, some in phases.items():
+        results = [turn.result for one in some for turn in one.turns if turn.result]
+        ends = Counter(result.failure.cls if result.failure else "ok" for result in results)
+        codes = Counter(f"{r.op} {r.failure.code}" for r in results if r.failure)
+        told = ", ".join(f"{code} ({count})" for code, count in codes.most_common(3))
+        cells = [phase, *(str(ends[name]) for name in ("ok", "policy", "tool")), told]
+        rows.append(tag("tr", "".join(text("td", cell) for cell in cells)))
+    note = "How their calls ended: policy is the policy's fault, tool means that the tool found nothing."
+    return tag("div", tag("table", "".join(rows)), "card wide") + text("p", note, "note")
 
 
 def _samples(run_dir: Path, phases: Phases) -> str:

@@ -23,6 +23,7 @@ from pixelis.cluster.config import RunConfig
 from pixelis.cluster.job import Job, Published, Receipt, Report
 from pixelis.cluster.part import answer, quiet
 from pixelis.cluster.policy import open_policy
+from pixelis.cluster.tool_pool import ToolPool
 from pixelis.memory.codec import encode
 from pixelis.memory.trajectory import Group, Trajectory, Version
 from pixelis.memory.weights import unflatten
@@ -37,8 +38,15 @@ class Runner:
         >>> Runner(config, Path("runs/tiny"), None).run(Job("evaluate", (0, 1), "dev"))   # doctest: +SKIP
     """
 
-    def __init__(self, config: RunConfig, root: Path, shard: ActorHandle | None, version: Version = (0, 0)) -> None:
-        self.config, self.root, self.shard, self._version = config, root, shard, version
+    def __init__(
+        self,
+        config: RunConfig,
+        root: Path,
+        shard: ActorHandle | None,
+        version: Version = (0, 0),
+        keeper: Any = None,
+    ) -> None:
+        self.config, self.root, self.shard, self.keeper, self._version = config, root, shard, keeper, version
         self._workers: dict[tuple[Split, bool, Shift], RolloutWorker] = {}
         quiet()
 
@@ -54,7 +62,7 @@ class Runner:
     @cached_property
     def store(self) -> MediaStore:
         """The media of the run, shared by all processes of this node."""
-        return MediaStore(self.root / "media")
+        return MediaStore(self.root / "media", limits=self.config.tools.limits)
 
     @cached_property
     def engine(self) -> TransformersEngine:
@@ -62,12 +70,18 @@ class Runner:
         model = open_policy(self.config.start)
         return TransformersEngine(model, self.store, Renderer(model).stop, self._version)
 
+    @cached_property
+    def toolbox(self) -> Toolbox:
+        """One for all splits, so that what is remembered serves them all; on the pool, if the run has one."""
+        backend = ToolPool(self.keeper, self.config.deadline) if self.keeper is not None else None
+        return Toolbox(self.store, backend, self.config.tools.deadline)
+
     def run(self, job: Job, published: Published | None = None) -> Receipt:
         """Do one job under the published weights. Groups are durable in the shard when the receipt comes back."""
         start = time.monotonic()
         self._pull(published)
         worker = self._worker(job.split, equally=job.kind == "evaluate", shift=job.shift)
-        before = worker.toolbox.retried, worker.repeated
+        before = self.toolbox.retried, worker.repeated
         if job.kind == "evaluate":
             outcomes, trajectories = worker.evaluate(job.indices)
             episodes = encode([Group(t.task_id, (t,)) for t in trajectories]) if trajectories else b""
@@ -79,7 +93,7 @@ class Runner:
         stored: Any = self.shard.add.remote(job.producer, job.seq, encode(groups), indices=job.indices)
         record = answer(stored, self.config.deadline, "replay shard")
         sums = sums_of([t for g in groups for t in g.trajectories], start)
-        retries = worker.toolbox.retried - before[0], worker.repeated - before[1]
+        retries = self.toolbox.retried - before[0], worker.repeated - before[1]
         sums |= {"call_retries": float(retries[0]), "episode_retries": float(retries[1])}
         return Receipt(job.key, record, job.indices, len(groups), sums)
 
@@ -103,9 +117,8 @@ class Runner:
             tasks = self.config.tasks
             families = tuple(dict.fromkeys(tasks.families)) if equally else tasks.families
             source = TaskSource(families, split, self.store, None if equally else tasks.scenes, shift)
-            box = next((w.toolbox for w in self._workers.values()), None) or Toolbox(self.store)
             self._workers[split, equally, shift] = RolloutWorker(
-                source, box, Renderer(self.engine.model), self.engine, self.config.rollout, self.config.seed
+                source, self.toolbox, Renderer(self.engine.model), self.engine, self.config.rollout, self.config.seed
             )
         return self._workers[split, equally, shift]
 

@@ -100,8 +100,8 @@ def write_summary(root: Path, changes: Mapping[str, Any]) -> None:
     """Merge `changes` into summary.json, phase by phase.
 
     Schema: `phases.<phase>.heldout.<family or all>.{n, success, valid, chain_length, rapr, visfid}`,
-    `phases.<phase>.{steps, version, wall_s, cpu_s, infra, actors_died, policy, load_start, load_end}`, `versions`, and for
-    a demo `pretrain` and the whole run's `wall_s` and `cpu_s`.
+    `phases.<phase>.{steps, version, wall_s, cpu_s, infra, actors_died, tools, policy, load_start, load_end}`, `versions`,
+    and for a demo `pretrain` and the whole run's `wall_s` and `cpu_s`.
     """
     summary = read_summary(root)
     for key, value in changes.items():

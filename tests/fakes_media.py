@@ -1,6 +1,7 @@
 """Small pictures and clips made by hand, as bytes."""
 
 import io
+import struct
 from fractions import Fraction
 
 import av
@@ -88,3 +89,54 @@ def moving_square(frames: int = 12, step: int = 6) -> tuple[list[np.ndarray], li
         pictures.append(pixels)
         boxes.append((x, y, x + 48, y + 48))
     return pictures, boxes
+
+
+def saved(image: Image.Image, form: str, **options: object) -> bytes:
+    """A PIL image in a format of PIL's."""
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+def gif(frames: list[np.ndarray], milliseconds: int | list[int] = 100) -> bytes:
+    """A GIF, animated when there are several frames."""
+    first, *rest = [Image.fromarray(pixels) for pixels in frames]
+    return saved(first, "GIF", save_all=True, append_images=rest, duration=milliseconds)
+
+
+def h264(frames: list[np.ndarray], stamps: list[int], rate: int = 10) -> bytes:
+    """An MKV with B-frames whose frames are shown at the given tenths of milliseconds (any rate, or a variable one)."""
+    out = io.BytesIO()
+    with av.open(out, "w", format="matroska") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"bf": "3", "crf": "12", "g": "12"})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, 10_000)
+        stream.codec_context.time_base = Fraction(1, 10_000)
+        for pixels, stamp in zip(frames, stamps, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = stamp, Fraction(1, 10_000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return out.getvalue()
+
+
+def sound(form: str = "mp4") -> bytes:
+    """A second of silence: a container without pictures."""
+    out = io.BytesIO()
+    with av.open(out, "w", format=form) as container:
+        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16_000
+        for number in range(16):
+            frame.pts = 1024 * number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return out.getvalue()
+
+
+def turned(clip: bytes, quarter: int) -> bytes:
+    """An MP4 as a phone writes it that was held otherwise: to be shown `quarter` times 90 degrees clockwise."""
+    matrices = {0: (1, 0, 0, 1), 1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 3: (0, -1, 1, 0)}
+    a, b, c, d = (v * 65536 for v in matrices[quarter])
+    at = clip.index(b"tkhd") + 4 + 40  # version and flags, times, ids, duration, layer, volume
+    return clip[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + clip[at + 36 :]

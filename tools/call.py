@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pixelis.tools.frame import SCALE, View
 
 FailureClass = Literal["policy", "tool", "infra"]
+LONGEST = 300  # characters of a failure's message
 KEYS = (
     "area", "box", "centroid", "aspect", "orientation", "perimeter", "circularity",
     "color", "brightness", "count", "spots", "distance", "speed", "direction",
@@ -24,10 +25,13 @@ class ToolFailure(Exception):
     """
 
     def __init__(self, cls: FailureClass, code: str, message: str = ""):
-        super().__init__(f"{cls} {code}: {message}")
         self.cls: FailureClass = cls
         self.code = code
-        self.message = message
+        self.message = " ".join(message.splitlines())[:LONGEST]  # it may quote what the policy wrote
+        super().__init__(f"{cls} {code}: {self.message}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ToolFailure, (self.cls, self.code, self.message)  # it crosses processes
 
 
 def _ordered_box(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:

@@ -7,6 +7,7 @@ Patch = tuple[int, int, int, int]  # x, y, width, height in pixels of a frame
 SCALES = (0.7, 0.85, 1.0, 1.2, 1.45)  # sizes looked for, over the first one
 AROUND = 1.6  # the surroundings that a place is compared with, over its size
 BEST = 6  # places given back
+LEAST = 4  # pixels: no place is smaller across
 LIGHTS, TINTS = 8, 32  # steps of L and of a and b in CIELAB
 RARE = 2e-5  # share of a colour below which seeing it means nothing
 
@@ -65,7 +66,7 @@ class Finder:
                 kept.append((value, place))
         left, up, wider, higher = self._fit
         return [
-            (value, (round(x + left * w), round(y + up * h), max(1, round(w * wider)), max(1, round(h * higher))))
+            (value, (round(x + left * w), round(y + up * h), max(LEAST, round(w * wider)), max(LEAST, round(h * higher))))
             for value, (x, y, w, h) in kept
         ]
 

@@ -121,7 +121,7 @@ class Handle:
 class Workspace:
     """The handles of ONE episode; `img0` is the source, further names count up per kind.
 
-    Raises MediaError when the source cannot be decoded.
+    Given no handles it makes `img0`, and raises MediaError when the source cannot be decoded.
     """
 
     store: MediaStore
@@ -130,6 +130,8 @@ class Workspace:
     calls: dict[str, int] = field(default_factory=dict)  # attempted calls by op, for the budget
 
     def __post_init__(self) -> None:
+        if self.handles:
+            return
         info = self.store.info(self.source)
         view = View(self.source, (0, 0, info.width, info.height))
         self.handles["img0"] = Handle("img0", info.kind, view)

@@ -32,7 +32,7 @@ def run_steps(path: str | Path, steps: list[dict[str, Any]]) -> tuple[list[ToolR
     toolbox = Toolbox(store, deadline=DEADLINE)
     results: list[ToolResult] = []
     for step in steps:
-        results.append(toolbox.run(workspace, _call(step)))
+        results.append(toolbox.run(workspace, whole_call(str(step.get("name", "")), step.get("arguments", {}))))
         if not results[-1].ok:
             break
     if not results:
@@ -40,9 +40,9 @@ def run_steps(path: str | Path, steps: list[dict[str, Any]]) -> tuple[list[ToolR
     return results, workspace
 
 
-def _call(step: dict[str, Any]) -> ToolCall:
-    name = str(step.get("name", ""))
-    arguments = dict(step.get("arguments", {}))
+def whole_call(name: str, arguments: dict[str, Any]) -> ToolCall:
+    """The call with img0 where it names no handle."""
+    arguments = dict(arguments)
     if name in OPS:
         arguments.setdefault("of" if name == "PROP" else "on", "img0")
     return ToolCall(name, arguments)

@@ -11,8 +11,11 @@ from typing import Literal
 
 import numpy as np
 
-from pixelis.tools.decode import Clip, MediaError, decode_image
+from pixelis.tools.clip import Clip
+from pixelis.tools.decode import MediaError, decode_image
+from pixelis.tools.file import read_file
 from pixelis.tools.frame import View
+from pixelis.tools.limits import MediaLimits
 
 CACHE_BYTES = 256 << 20
 
@@ -39,12 +42,13 @@ class MediaStore:
     """Content-addressed bytes, in memory (`root=None`) or under `root/ab/<sha>`; safe to use from several threads.
 
     Bytes are checked when they are first looked at (`info`, `pixels`): what cannot be decoded raises MediaError with
-    one line that names the file (when it came from one) or the hash, and what is wrong.
+    one line that names the file (when it came from one) or the hash, and what is wrong. So does what exceeds `limits`.
     """
 
-    def __init__(self, root: Path | None = None, cache_bytes: int = CACHE_BYTES):
+    def __init__(self, root: Path | None = None, cache_bytes: int = CACHE_BYTES, limits: MediaLimits | None = None):
         self.root = root
         self.cache_bytes = cache_bytes
+        self.limits = limits or MediaLimits()
         self._bytes: dict[str, bytes] = {}
         self._names: dict[str, str] = {}
         self._infos: dict[str, MediaInfo] = {}
@@ -63,8 +67,8 @@ class MediaStore:
         return sha
 
     def add_file(self, path: str | Path) -> str:
-        """Stores a file's bytes; later errors name the file."""
-        sha = self.put(Path(path).read_bytes())
+        """Stores a plain file's bytes; later errors name the file. Raises MediaError and OSError as `read_file` does."""
+        sha = self.put(read_file(path, self.limits))
         self._names[sha] = str(path)
         return sha
 
@@ -76,6 +80,16 @@ class MediaStore:
             return self._path(sha).read_bytes()
         raise MediaError(f"{self._name(sha)}: no such medium in this store")
 
+    def forget(self, sha: str) -> None:
+        """Frees a medium that is in memory, with all that was decoded of it."""
+        with self._lock:
+            self._bytes.pop(sha, None)
+            self._infos.pop(sha, None)
+            if sha in self._clips:
+                self._clips.pop(sha).close()
+            for key in [key for key in self._cache if key[0] == sha]:
+                self._cached -= self._cache.pop(key).nbytes
+
     def __contains__(self, sha: str) -> bool:
         return sha in self._bytes if self.root is None else self._path(sha).exists()
 
@@ -85,6 +99,11 @@ class MediaStore:
             if sha not in self._infos:
                 self._infos[sha] = self._inspect(sha)
             return self._infos[sha]
+
+    def moment(self, sha: str, frame: int) -> float:
+        """Seconds from a clip's first frame to frame `frame`; they need not be evenly spaced."""
+        with self._lock:
+            return self._clip(sha).moment(frame)
 
     def pixels(self, view: View) -> np.ndarray:
         """The view's pixels, HxWx3 uint8 RGB, read-only (a window into the decoded source, not a copy)."""
@@ -99,7 +118,9 @@ class MediaStore:
 
     def _inspect(self, sha: str) -> MediaInfo:
         data, name = self.get(sha), self._name(sha)
-        image = decode_image(data, name)
+        if wrong := self.limits.exceeded("bytes", len(data), f"{len(data)} bytes"):
+            raise MediaError(f"{name}: {wrong}")
+        image = decode_image(data, name, self.limits)
         if image is not None:
             self._keep((sha, None), image)
             return MediaInfo("image", image.shape[1], image.shape[0])
@@ -117,16 +138,21 @@ class MediaStore:
 
     def _decode(self, sha: str, frame: int | None) -> None:
         if frame is None:
-            image = decode_image(self.get(sha), self._name(sha))
+            image = decode_image(self.get(sha), self._name(sha), self.limits)
             if image is None:
                 raise MediaError(f"{self._name(sha)}: not an image")
             self._keep((sha, None), image)
             return
-        self._keep((sha, frame), self._clip(sha).frame(frame))
+        info, pixels = self.info(sha), self._clip(sha).frame(frame)
+        height, width = pixels.shape[:2]
+        if (width, height) != (info.width, info.height):
+            told = f"frame {frame} is {width}x{height}, the first {info.width}x{info.height}: convert it to one size"
+            raise MediaError(f"{self._name(sha)}: {told}")
+        self._keep((sha, frame), pixels)
 
     def _clip(self, sha: str) -> Clip:
         if sha not in self._clips:
-            self._clips[sha] = Clip(self.get(sha), self._name(sha))
+            self._clips[sha] = Clip(self.get(sha), self._name(sha), self.limits)
             while len(self._clips) > 8:  # open decoders hold the clip's bytes and buffers
                 self._clips.popitem(last=False)[1].close()
         self._clips.move_to_end(sha)

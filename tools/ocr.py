@@ -10,7 +10,7 @@ import numpy as np
 from pixelis.tools.call import OcrArgs, ToolFailure
 from pixelis.tools.frame import View
 from pixelis.tools.handle import Workspace
-from pixelis.tools.toolbox import Outcome
+from pixelis.tools.tool import Outcome
 from pixelis.tools.zoom import still
 
 LINE_HEIGHT = 48  # the recogniser's input height

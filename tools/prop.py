@@ -18,7 +18,7 @@ from pixelis.tools.call import PropArgs, ToolFailure
 from pixelis.tools.frame import View
 from pixelis.tools.handle import Handle, Mask, Spot, Track, Workspace
 from pixelis.tools.seg import mask_box
-from pixelis.tools.toolbox import Outcome
+from pixelis.tools.tool import Outcome
 
 SAMPLE = 1024  # pixels that vote for the colour
 SPOT = 1 / 6  # widest spot, as a share of the region's shorter side
@@ -205,8 +205,8 @@ def _motion(workspace: Workspace, handle: Handle) -> tuple[int, int]:
     if not isinstance(handle.payload, Track):
         raise ToolFailure("policy", "wrong_modality", f"{handle.name} is a {handle.kind}, a track is needed")
     seen = [s for s in handle.payload.spots if s.visible]
-    info = workspace.store.info(handle.view.source)
-    seconds = (seen[-1].frame - seen[0].frame) * info.seconds / info.frames
+    source, store = handle.view.source, workspace.store
+    seconds = store.moment(source, seen[-1].frame) - store.moment(source, seen[0].frame)
     if seconds <= 0:
         raise ToolFailure("tool", "no_motion", "the track is in sight in one frame only")
     (ax, ay), (bx, by) = _middle(seen[0]), _middle(seen[-1])

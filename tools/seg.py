@@ -23,7 +23,7 @@ from pixelis.tools.region import (
     steadiest,
     with_rim,
 )
-from pixelis.tools.toolbox import Made, Outcome
+from pixelis.tools.tool import Made, Outcome
 from pixelis.tools.zoom import still
 
 WORK_SIDE = 1024  # point prompts: pictures with a longer side are searched at this size
@@ -170,6 +170,16 @@ def _cut(pixels: np.ndarray, box: Rect, avoid: list[Point], margin: float, slack
     return score, inside
 
 
+def shrunk(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """HxWx3 pixels at `scale` (as they are from 1 on), never less than one pixel high or wide: strips are thin."""
+    import cv2
+
+    if scale >= 1:
+        return pixels
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+
+
 def mask_box(view: View, inside: np.ndarray) -> Box:
     """The bounding box of an HxW mask as 0..1000 of its view."""
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
@@ -192,7 +202,7 @@ def _at_size(pixels: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, flo
     import cv2
 
     scale = min(1.0, side / max(pixels.shape[:2]))
-    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
+    small = shrunk(pixels, scale)
     return small, cv2.cvtColor(cv2.GaussianBlur(small, (3, 3), 0), cv2.COLOR_RGB2Lab), scale
 
 

@@ -9,7 +9,7 @@ from pixelis.tools.call import TempArgs, ToolFailure
 from pixelis.tools.frame import View, edge_time, frame_at, time_of
 from pixelis.tools.handle import Window, Workspace
 from pixelis.tools.media import MediaStore
-from pixelis.tools.toolbox import Made, Outcome
+from pixelis.tools.tool import Made, Outcome
 from pixelis.tools.zoom import clip
 
 SIDE = 64  # frames are compared at 64x64

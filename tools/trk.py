@@ -12,13 +12,15 @@ from pixelis.tools.find import Finder, Patch
 from pixelis.tools.frame import Rect, View, frame_at, time_of
 from pixelis.tools.handle import Handle, Mask, Spot, Track, Workspace
 from pixelis.tools.media import MediaStore
-from pixelis.tools.toolbox import Made, Outcome
+from pixelis.tools.seg import shrunk
+from pixelis.tools.tool import Made, Outcome
 from pixelis.tools.zoom import clip
 
 WORK_SIDE = 320  # frames with a longer side are tracked at this size...
 LEAST = 20  # ...but never so small that the thing has fewer pixels than this across
 MOST_FRAMES = 400  # one call follows through at most so many frames
-THINNEST = 24  # CSRT fails on boxes of an aspect above 40
+THINNEST = 24  # CSRT fails on boxes of an aspect above 40...
+NARROWEST, FLATTEST = 48, 16  # ...and on frames of less pixels across, or of a larger aspect, for some boxes
 SAMPLES = 8  # boxes in the observation
 LOST = 0.35  # likeness to the first look (0..1) below which the thing counts as out of sight
 FOUND = 0.65  # share of the first look's colours (0..1) that a place has where a lost thing is taken to be again
@@ -170,12 +172,14 @@ def _tracker(frame: np.ndarray, box: Patch) -> Any:
 
 
 def _frame(store: MediaStore, view: View, number: int, scale: float) -> np.ndarray:
-    """A frame at work size, BGR."""
+    """A frame at work size, BGR; a thin one with a margin right or below, without which CSRT fails."""
     import cv2
 
-    pixels = store.pixels(View(view.source, view.rect, number))
-    if scale < 1:
-        pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    pixels = shrunk(store.pixels(View(view.source, view.rect, number)), scale)
+    height, width = pixels.shape[:2]
+    least = max(NARROWEST, max(height, width) // FLATTEST)
+    if min(height, width) < least:
+        pixels = cv2.copyMakeBorder(pixels, 0, max(0, least - height), 0, max(0, least - width), cv2.BORDER_REPLICATE)
     return np.ascontiguousarray(pixels[:, :, ::-1])
 
 

@@ -2,7 +2,7 @@
 
 from pixelis.tools.call import ToolFailure, ZoomArgs
 from pixelis.tools.handle import Handle, Workspace
-from pixelis.tools.toolbox import Made, Outcome
+from pixelis.tools.tool import Made, Outcome
 
 
 def still(workspace: Workspace, name: str) -> Handle:
@@ -22,7 +22,7 @@ def clip(workspace: Workspace, name: str) -> Handle:
 
 
 class Zoom:
-    """Makes a child view, rounded outward to whole source pixels; no pixel is touched, so nothing is lost."""
+    """Makes a child view of the source's own pixels: nothing is resampled, however deep the zoom."""
 
     id = "zoom-crop@1"
 

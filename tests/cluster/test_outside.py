@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def algorithm(untrained: Path, workplace: Path) -> Iterator[PixelisAlgorithm]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_metrics_report_interval_ms", "1000")
-        run = load(CONFIGS / "tiny_rft.toml", [f"start={untrained}", "watch=3"])
+        run = load(CONFIGS / "tiny_rft.toml", [f"start={untrained}", "watch=3", "tools.where=pool"])
         with ray_session([run], dashboard=True):
             made = PixelisConfig().for_run(run, workplace / "runs" / "outside").build_algo()
             made.train()
@@ -37,8 +37,9 @@ def algorithm(untrained: Path, workplace: Path) -> Iterator[PixelisAlgorithm]:
 def test_every_actor_has_a_name_and_says_what_it_is(algorithm: PixelisAlgorithm) -> None:
     here = ray.get_runtime_context().gcs_address
     alive = [actor for actor in list_actors(here, detail=True, timeout=60) if actor.state == "ALIVE"]
-    ours = {actor.repr_name: actor.name for actor in alive if actor.class_name in ("RolloutActor", "LearnerPart", "Shard")}
-    assert set(ours) == {"Rollout(rft, 1)", "Learner(rft, rank 0)", "Replay(rft)"}
+    kinds = ("RolloutActor", "LearnerPart", "Shard", "Keeper", "ToolActor")
+    ours = {actor.repr_name: actor.name for actor in alive if actor.class_name in kinds}
+    assert set(ours) == {"Rollout(rft, 1)", "Learner(rft, rank 0)", "Replay(rft)", "Keeper(rft)", "Tools"}
     assert all("outside" in name and "rft" in name for name in ours.values())
 
 
@@ -46,6 +47,7 @@ def test_the_metrics_endpoint_has_what_is_documented(algorithm: PixelisAlgorithm
     port = ray.nodes()[0]["MetricsExportPort"]
     until = time.monotonic() + 60
     wanted = {"ray_pixelis_rollouts_total", "ray_pixelis_step", "ray_pixelis_reward", "ray_pixelis_update_s"}
+    wanted.add("ray_pixelis_tool_replicas")
     page = ""
     while not all(name in page for name in wanted):
         assert time.monotonic() < until, page[-2000:]

@@ -34,7 +34,10 @@ def finish(run: Run, resume: bool = False) -> None:
 
 def test_a_driver_killed_at_any_moment_and_resumed_gives_the_same_weights_to_the_bit(start: Path, workplace: Path) -> None:
     """In the synchronous setting; learner and rollouts have one thread each."""
-    sets: dict[str, object] = {"start": start, "eval.n": 0, "save_every": 2, "stop.steps": 7, "rollout.actors": 2}
+    sets: dict[str, object] = {
+        "start": start, "eval.n": 0, "save_every": 2, "stop.steps": 7, "rollout.actors": 2,
+        "tools.where": "pool",
+    }  # fmt: skip
     whole, cut = (Run(CONFIG, {**sets, "name": name}) for name in ("whole", "cut"))
     finish(whole)
     cut.start()
@@ -60,11 +63,12 @@ def test_a_run_survives_the_death_of_each_part_and_every_trajectory_is_accounted
     sets: dict[str, object] = {
         "name": "hit", "start": start, "eval.n": 0, "save_every": 2, "stop.steps": 10_000, "rollout.actors": 2,
         "rollout.staleness": 1, "learner.ranks": 2, "learner.shard": "true", "learner.grpo.truncate": 2.0,
+        "tools.where": "pool",
     }  # fmt: skip
     run = Run(CONFIG, sets)
     run.start()
     at = run.next_step(after=0.0)
-    for part in ("rollout actor", "replay shard", "learner rank", "driver"):
+    for part in ("tool replica", "rollout actor", "replay shard", "tool keeper", "learner rank", "driver"):
         at = run.kill(part, 0.99)
         if part == "driver":
             run.start(resume=True)

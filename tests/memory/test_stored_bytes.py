@@ -9,6 +9,7 @@ from pixelis.actors import nano
 from pixelis.actors.engine import Completion
 from pixelis.actors.episode import Episode, Limits
 from pixelis.actors.render import Renderer
+from pixelis.actors.rollout import turn
 from pixelis.memory.codec import encode
 from pixelis.memory.model import Model
 from pixelis.memory.replay import ReplayShard
@@ -36,10 +37,11 @@ def model() -> Model:
 def act(model: Model, store: MediaStore, picture: bytes, calls: list[ToolCall], name: str) -> Trajectory:
     """The calls and an answer, through the real tools."""
     renderer, task = Renderer(model), Task("t", "What is the code on the red plate?", (store.put(picture),))
-    episode = Episode(task, name, (0, 0, 0), Toolbox(store), renderer, Limits(calls=len(calls)))
+    episode = Episode(task, name, (0, 0, 0), store, renderer, Limits(calls=len(calls)))
+    toolbox = Toolbox(store)
     for call in [*calls, None]:
         said = tuple(renderer.recite("", call, None if call else "K7P"))
-        result = episode.step(Completion(said, (-0.5,) * len(said), (0, 0)))
+        [result] = turn([episode], [Completion(said, (-0.5,) * len(said), (0, 0))], toolbox)
         assert call is None or (result is not None and result.ok), result
     return episode.trajectory()
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from pixelis.tools.call import ToolCall, ToolResult
 from pixelis.tools.handle import Workspace
+from pixelis.tools.local import Local
 from pixelis.tools.media import MediaStore
 from pixelis.tools.toolbox import Toolbox
 
@@ -11,9 +12,9 @@ from pixelis.tools.toolbox import Toolbox
 class Bench:
     """One source, one episode."""
 
-    def __init__(self, data: bytes, **settings: Any):
+    def __init__(self, data: bytes, tools: dict[str, Any] | None = None, **settings: Any):
         self.store = MediaStore()
-        self.box = Toolbox(self.store, **settings)
+        self.box = Toolbox(self.store, Local(tools), **settings)
         self.workspace = Workspace(self.store, self.store.put(data))
 
     def __call__(self, op: str, **arguments: Any) -> ToolResult:

@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import pytest
 from hypothesis import given
@@ -114,3 +115,15 @@ def test_results_go_through_json() -> None:
     ):
         back = ToolResult.from_dict(json.loads(json.dumps(result.to_dict())))
         assert back == result and back.digest() == result.digest()
+
+
+def test_a_failure_crosses_processes() -> None:
+    back = pickle.loads(pickle.dumps(ToolFailure("tool", "no_text", "score 0.2")))
+    assert (back.cls, back.code, back.message, str(back)) == ("tool", "no_text", "score 0.2", "tool no_text: score 0.2")
+
+
+def test_a_message_is_one_line_whatever_it_quotes() -> None:
+    for key in ("w\ndow", "a\u2028b", "x" * 9000):
+        with pytest.raises(ToolFailure) as caught:
+            validate(ToolCall("ZOOM", {"on": "img0", "box": [0, 0, 9, 9], key: 1}))
+        assert len(caught.value.message.splitlines()) == 1 and len(caught.value.message) <= 300

@@ -90,3 +90,11 @@ def test_a_box_round_everything_does_not_raise() -> None:
         assert result.ok or refusal(result)[0] == "tool"
         result = Bench(png(pixels))("SEG", on="img0", point=[1000, 1000])
         assert result.ok or refusal(result)[0] == "tool"
+
+
+@pytest.mark.parametrize("size", [(4000, 1), (1, 3000), (900, 3), (1, 1)])
+def test_thin_strips_are_no_crash(size: tuple[int, int]) -> None:
+    bench = Bench(png(blank(*size)))
+    for prompt in ({"point": [500, 500]}, {"box": [448, 297, 867, 690]}, {"box": [0, 0, 1000, 1000]}):
+        result = bench("SEG", on="img0", **prompt)
+        assert result.ok or refusal(result) == ("tool", "no_segment")

@@ -1,13 +1,17 @@
 import time
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixelis.tools.call import OPS, ToolCall, ToolFailure
-from pixelis.tools.handle import Workspace
-from pixelis.tools.toolbox import TRIES, Outcome, Toolbox
+from pixelis.tools.call import OPS, OcrArgs, ToolCall, ToolFailure
+from pixelis.tools.frame import View
+from pixelis.tools.handle import Mask, Workspace
+from pixelis.tools.tool import Made, Outcome
+from pixelis.tools.toolbox import TRIES, Toolbox
 from tests.fakes_media import BLUE, RED, avi, moving_square, plate, png
 from tests.tools.bench import Bench, refusal
 
@@ -187,7 +191,7 @@ def test_two_toolboxes_agree_to_the_bit() -> None:
 
 
 def test_only_six_tools_by_default() -> None:
-    assert set(Toolbox(Bench(png(plate("K7P"))).store).tools) == set(OPS)
+    assert set(Toolbox(Bench(png(plate("K7P"))).store).backend.ids) == set(OPS)
 
 
 def test_a_call_that_infrastructure_failed_is_tried_again_as_the_same_call() -> None:
@@ -200,3 +204,75 @@ def test_a_call_that_infrastructure_failed_is_tried_again_as_the_same_call() -> 
         once = Fake(fail(cls, "no"))
         assert refusal(Bench(png(plate("K7P")), tools={"OCR": once})("OCR", on="img0"))[0] == cls
         assert once.runs == 1
+
+
+def test_calls_of_several_episodes_at_once_are_those_one_by_one() -> None:
+    """And what they ask alike is computed once."""
+    calls = [
+        ToolCall("OCR", {"on": "img0"}),
+        ToolCall("ZOOM", {"on": "img9", "box": PLATE}),
+        ToolCall("FLY"),
+        *[ToolCall("OCR", {"on": "img0"})] * 3,
+    ]
+    tool = Fake()
+    bench = Bench(png(plate("K7P")), tools={"OCR": tool, "ZOOM": Fake()})
+    spaces = [Workspace(bench.store, bench.workspace.source) for _ in calls]
+    together = bench.box.run_all(list(zip(spaces, calls, strict=True)))
+    assert tool.runs == 1 and bench.box.hits == 3
+    assert [r.digest() for r in together] == [
+        bench.box.run(Workspace(bench.store, bench.workspace.source), c).digest() for c in calls
+    ]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"text": "K7P"},
+        Outcome({"box": [0, 0, 0, 5]}),
+        Outcome({"score": float("nan")}),
+        Outcome({"items": [{"text": "a"}]}),
+        Outcome({"text": object()}),
+        Outcome(made=(Made("image", View("another", (0, 0, 2, 2))),)),
+        Outcome(made=(Made("mask", View("", (0, 0, 2, 2)), Mask.of(np.ones((3, 3)))),)),
+        Outcome(made=(Made("image", View("", (0, 0, 9_000, 2))),)),
+        Outcome(made=(Made("mask", View("", (0, 0, 2, 2))),)),
+    ],
+)
+def test_what_breaks_the_contract_is_infra_and_never_seen(found: object) -> None:
+    bench = Bench(png(plate("K7P")), tools={"OCR": Fake()})
+    if isinstance(found, Outcome):  # "": the picture of this bench
+        made = [replace(m, view=replace(m.view, source=m.view.source or bench.workspace.source)) for m in found.made]
+        found = replace(found, made=tuple(made))
+    bench.box.backend.tools["OCR"] = Fake(lambda: found)  # type: ignore[attr-defined]
+    result = bench("OCR", on="img0")
+    assert refusal(result) == ("infra", "bad_result") and "ref" not in result.observation()
+    assert list(bench.workspace.handles) == ["img0"]
+
+
+class Rows:
+    """A model that takes several questions, but no more than `most` at once."""
+
+    id = "rows@1"
+
+    def __init__(self, most: int) -> None:
+        self.most, self.batches = most, list[int]()
+
+    def run(self, workspace: Workspace, args: OcrArgs, until: float) -> Outcome:
+        raise AssertionError("a batch tool is asked in batches")
+
+    def batch(self, asked: list[tuple[Workspace, OcrArgs]], until: float) -> list[Outcome | ToolFailure]:
+        self.batches.append(len(asked))
+        if len(asked) > self.most:
+            raise MemoryError("no room")
+        return [Outcome({"text": str(a.box)}) if a.box else ToolFailure("tool", "no_text") for _, a in asked]
+
+
+@pytest.mark.parametrize("most", [100, 3, 0])
+def test_a_batch_without_memory_is_halved(most: int) -> None:
+    tool = Rows(most)
+    bench = Bench(png(plate("K7P")), tools={"OCR": tool})
+    calls = [ToolCall("OCR", {"on": "img0"} | ({"box": [0, 0, 1 + n, 9]} if n else {})) for n in range(6)]
+    results = bench.box.run_all([(Workspace(bench.store, bench.workspace.source), call) for call in calls])
+    told = [refusal(r)[1] if r.failure else r.data["text"] for r in results]
+    assert told == (["no_text", *[f"(0, 0, {1 + n}, 9)" for n in range(1, 6)]] if most else ["out_of_memory"] * 6)
+    assert tool.batches[0] == 6 and (most > 6 or len(tool.batches) > 1)

@@ -114,3 +114,13 @@ def test_tiny_and_huge_boxes_do_not_raise() -> None:
 def test_too_many_frames_are_refused() -> None:
     bench = Bench(avi([blank(16, 16)] * 410))
     assert refusal(bench("TRK", on="img0", box=[0, 0, 500, 500], t0=0)) == ("policy", "too_many_frames")
+
+
+@pytest.mark.parametrize("size", [(600, 2), (2, 96), (1000, 16), (40, 12)])
+def test_thin_clips_are_no_crash(size: tuple[int, int]) -> None:
+    width, height = size
+    rng = np.random.default_rng(0)
+    bench = Bench(avi([rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(3)]))
+    for box in ([25, 118, 248, 231], [254, 445, 969, 861], [0, 0, 1000, 1000], [700, 900, 800, 1000]):
+        result = bench("TRK", on="img0", box=box, t0=0)
+        assert result.ok or refusal(result) == ("tool", "lost_at_once")
