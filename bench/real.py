@@ -21,7 +21,9 @@ from pixelis.tools.measure import box_iou, cer, found_again, hota, mask_iou, suc
 from pixelis.tools.media import MediaStore
 from pixelis.tools.toolbox import Toolbox
 
-REFERENCE = Path(__file__).resolve().parent / "reference"
+ROOT = Path(__file__).resolve().parent
+REFERENCE = ROOT / "reference"
+MEDIA = ROOT.parent.parent / "shared" / "data" / "media"
 SHIFTS = 4  # boxes moved at random for each thing
 SHIFT = 10  # per mille of the picture by which an edge of a box is moved at most
 REEL = (("dog.mp4", 0, 60), ("cups.mp4", 100, 160), ("juggle.mp4", 30, 90), ("dog.mp4", 170, 230))  # shots of a reel
@@ -157,10 +159,10 @@ def seg_truck(media: Path) -> dict[str, float]:
     return {"iou": values[0], "iou_worst_of_8_shifted": min(values[1:])}
 
 
-def trk_things(media: Path) -> dict[str, dict[str, float]]:
+def trk_things(media: Path, *names: str) -> dict[str, dict[str, float]]:
     """HOTA, success, gaps and how many the track was found again after, of each marked thing over its whole clip."""
     figures: dict[str, dict[str, float]] = {}
-    for thing in reference("tracks")["tracks"]:
+    for thing in [t for t in reference("tracks")["tracks"] if not names or t["name"] in names]:
         opened = Opened(media / thing["media"])
         first, *marked = thing["boxes"].items()
         gold = [tuple(box) if box else None for _, box in marked]

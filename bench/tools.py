@@ -18,7 +18,6 @@ from figures import keep
 from real import Row
 
 ROOT = Path(__file__).resolve().parent
-MEDIA = ROOT.parent.parent / "shared" / "data" / "media"
 PAGE = ROOT.parent / "docs" / "tools.md"
 FIRST = ROOT / "reference" / "first.json"
 MARKS = "<!-- make bench-tools writes from here -->\n", "<!-- to here -->\n"
@@ -54,7 +53,7 @@ def written(page: str, text: str) -> str:
 def main() -> None:
     """Runs all of it."""
     cv2.setNumThreads(1)
-    media = Path(sys.argv[1]) if len(sys.argv) > 1 else MEDIA
+    media = Path(sys.argv[1]) if len(sys.argv) > 1 else real.MEDIA
     rows = list(gold.rows())
     if media.is_dir():
         rows += real.rows(media)
