@@ -1,5 +1,7 @@
 """Measures of evidence and answers: pure functions, formulas and golden values in paper.md 7 and 15."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 Span = tuple[float, float]
@@ -38,6 +40,52 @@ def t_iou(a: Span, b: Span) -> float:
     return overlap / union if union > 0 else 0.0
 
 
+Boxes = Sequence[Rectangle | None]  # where one thing is, frame by frame; None: out of sight
+ALPHAS = np.arange(0.05, 0.99, 0.05)  # IoU thresholds of HOTA
+
+
+def hota(found: Boxes, gold: Boxes) -> float:
+    """HOTA of one thing's track, 0..1 (Luiten et al. 2021, as TrackEval computes it); 0 when neither was ever in sight.
+
+    Mean over the thresholds of sqrt(DetA * AssA). With one thing and one track both are TP / (TP + FN + FP), TP being the
+    frames whose boxes overlap by the threshold at least. ValueError when the tracks differ in length.
+
+    Example:
+        >>> hota([(0, 0, 10, 10), None], [(0, 0, 10, 10), (0, 0, 10, 10)])
+        0.5
+    """
+    overlaps = _overlaps(found, gold)
+    total = sum(b is not None for b in found) + sum(b is not None for b in gold)
+    hits = [sum(o is not None and o >= a - 1e-9 for o in overlaps) for a in ALPHAS]
+    return float(np.mean([h / (total - h) if h else 0.0 for h in hits]))
+
+
+def success(found: Boxes, gold: Boxes) -> float:
+    """Share of frames that are right: IoU of at least 0.5, or out of sight and said to be. ValueError on other lengths."""
+    right = [o is not None and o >= 0.5 for o in _overlaps(found, gold)]
+    hidden = [f is None and g is None for f, g in zip(found, gold, strict=True)]
+    return float(np.mean([r or h for r, h in zip(right, hidden, strict=True)]))
+
+
+def found_again(found: Boxes, gold: Boxes) -> tuple[int, int]:
+    """(found, gaps): after how many of the gaps in sight the track is back (IoU >= 0.5 in half of the frames to the next gap).
+
+    Example:
+        >>> box = (0, 0, 10, 10)
+        >>> found_again([box, None, None, box], [box, None, box, box])
+        (1, 1)
+    """
+    overlaps = _overlaps(found, gold)
+    seen = [g is not None for g in gold]
+    starts = [i for i in range(1, len(seen)) if seen[i] and not seen[i - 1]]
+    starts = [i for i in starts if any(seen[:i])]
+    back = 0
+    for start in starts:
+        end = next((i for i in range(start, len(seen)) if not seen[i]), len(seen))
+        back += sum((o or 0) >= 0.5 for o in overlaps[start:end]) * 2 >= end - start
+    return back, len(starts)
+
+
 def cer(read: str, gold: str) -> float:
     """Character error rate: edit distance over the gold's length (may exceed 1); gold "" gives 0 or 1."""
     from rapidfuzz.distance import Levenshtein
@@ -65,6 +113,11 @@ def anls(read: str, golds: str | list[str], floor: float = 0.5) -> float:
 def exact(read: str, gold: str) -> bool:
     """Equal but for case and white space around and between words."""
     return " ".join(read.split()).casefold() == " ".join(gold.split()).casefold()
+
+
+def _overlaps(found: Boxes, gold: Boxes) -> list[float | None]:
+    """IoU frame by frame, None where one is out of sight."""
+    return [None if f is None or g is None else box_iou(f, g) for f, g in zip(found, gold, strict=True)]
 
 
 def _overlap(a: Span, b: Span) -> float:

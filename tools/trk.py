@@ -1,4 +1,4 @@
-"""TRK with OpenCV's CSRT: a box or a mask followed through a clip, frame by frame."""
+"""TRK with OpenCV's CSRT: a box or a mask followed through a clip, looked for again by its colours when it is lost."""
 
 import time
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pixelis.tools.call import ToolFailure, TrkArgs
+from pixelis.tools.find import Finder, Patch
 from pixelis.tools.frame import Rect, View, frame_at, time_of
 from pixelis.tools.handle import Handle, Mask, Spot, Track, Workspace
 from pixelis.tools.media import MediaStore
@@ -22,13 +23,17 @@ THINNEST = 24  # CSRT fails on boxes of an aspect above 40...
 NARROWEST, FLATTEST = 48, 16  # ...and on frames of less pixels across, or of a larger aspect, for some boxes
 SAMPLES = 8  # boxes in the observation
 LOST = 0.35  # likeness to the first look (0..1) below which the thing counts as out of sight
+FOUND = 0.65  # share of the first look's colours (0..1) that a place has where a lost thing is taken to be again
+SURE = 2  # times in a row that a place must be seen before the track goes there
+CHECK = 5  # every so many frames the other places are looked at...
+CLEARLY = 0.15  # ...and one with this much more of the first look's colours is where the thing really is
 
 
 @cache
 def _version() -> str:
     import cv2
 
-    return f"trk-csrt@1#cv{cv2.__version__}"
+    return f"trk-csrt-colors@2#cv{cv2.__version__}"
 
 
 class Trk:
@@ -74,31 +79,64 @@ def follow(store: MediaStore, view: View, start: Rect, numbers: list[int], until
     scale = min(1.0, WORK_SIDE / max(view.width, view.height))
     scale = min(1.0, max(scale, LEAST / min(start[2] - start[0], start[3] - start[1])))
     frame = _frame(store, view, numbers[0], scale)
-    box = _to_work(start, view, scale, frame)
-    tracker = _tracker()
-    tracker.init(frame, box)
-    look = _Look.of(frame, box)
+    chase = _Chase(frame, _to_work(start, view, scale, frame))
     spots = [Spot(numbers[0], start, 1.0, True)]
     for number in numbers[1:]:
         if time.monotonic() > until:
             raise ToolFailure("infra", "timeout", f"TRK had followed {len(spots)} of {len(numbers)} frames")
-        frame = _frame(store, view, number, scale)
-        ok, found = tracker.update(frame)
-        rect = _to_source(found, view, scale) if ok else None
-        if rect is None:
-            spots.append(Spot(number, spots[-1].box, 0.0, False))
-            continue
-        likeness = look.likeness(frame, found)
-        spots.append(Spot(number, rect, round(likeness, 4), likeness >= LOST))
+        found, likeness = chase.step(_frame(store, view, number, scale))
+        rect = None if found is None else _to_source(found, view, scale)
+        spots.append(Spot(number, rect or spots[-1].box, round(likeness, 4) if rect else 0.0, rect is not None))
     return spots
+
+
+class _Chase:
+    """A thing that is followed frame by frame, and looked for where it is lost: then its model rests."""
+
+    def __init__(self, frame: np.ndarray, box: Patch):
+        self.look = _Look.of(frame, box)
+        self.finder = Finder(frame, box)
+        self.tracker = _tracker(frame, box)
+        self.lost = False
+        self.steps = self.seen = 0
+
+    def step(self, frame: np.ndarray) -> tuple[Any, float]:
+        """Where it is in the next frame (x, y, w, h; None: out of sight), and its likeness to the first look."""
+        if not self.lost:
+            self.steps += 1
+            ok, found = self.tracker.update(frame)
+            likeness = self.look.likeness(frame, found) if ok and _mostly_inside(found, frame) else 0.0
+            self.lost = likeness < LOST
+            if not self.lost and self.steps % CHECK:
+                return found, likeness
+            least = 0.0 if self.lost else self.look.shared(_Look.of(frame, found)) + CLEARLY
+            place, shared = self._sighted(frame, max(FOUND, least))
+            if place is None:
+                return (None if self.lost else found), likeness
+        else:
+            place, shared = self._sighted(frame, FOUND)
+            if place is None:
+                return None, shared
+        self.lost = _inside(place, frame) != place  # coming into the picture: its size is not seen yet
+        if not self.lost:
+            self.tracker = _tracker(frame, place)
+        return place, shared
+
+    def _sighted(self, frame: np.ndarray, least: float) -> tuple[Patch | None, float]:
+        """The place that shares most colours with the first look, once it was seen SURE times in a row; and their share."""
+        rated = [(self.look.shared(_Look.of(frame, p)), p) for _, p in self.finder.places(frame) if _mostly_inside(p, frame)]
+        shared, place = max(rated, key=lambda r: r[0], default=(0.0, None))
+        self.seen = self.seen + 1 if shared >= least else 0
+        return (place if self.seen >= SURE else None), shared
 
 
 @dataclass(frozen=True)
 class _Look:
-    """How the thing looked at first: its colours, and its grey picture at 32x32."""
+    """How the thing looked at first: its colours, and its grey picture and its outlines at 32x32."""
 
     colors: np.ndarray
     grey: np.ndarray
+    edges: np.ndarray
 
     @staticmethod
     def of(frame: np.ndarray, box: Any) -> "_Look":
@@ -108,23 +146,28 @@ class _Look:
         x, y = max(0, x), max(0, y)
         patch = frame[y : y + max(1, h), x : x + max(1, w)]
         if patch.size == 0:
-            return _Look(np.zeros((8, 8, 8), np.float32), np.zeros((32, 32), np.uint8))
+            return _Look(np.zeros((8, 8, 8), np.float32), *np.zeros((2, 32, 32), np.float32))
         lab = cv2.cvtColor(patch, cv2.COLOR_BGR2Lab)
         colors = cv2.calcHist([lab], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3)
-        grey = cv2.resize(lab[:, :, 0], (32, 32), interpolation=cv2.INTER_AREA)
-        return _Look(colors / max(1.0, float(colors.sum())), grey)
+        small = cv2.resize(lab, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+        slopes = np.hypot(cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1))
+        return _Look(colors / max(1.0, float(colors.sum())), small[:, :, 0].copy(), cv2.blur(slopes.max(axis=2), (3, 3)))
 
     def likeness(self, frame: np.ndarray, box: Any) -> float:
-        """0..1: the better of shared colours and correlation of the grey pictures (light or pose may change one)."""
+        """0..1: the best of shared colours and correlation of grey pictures and outlines (light, pose, colour may change)."""
         import cv2
 
         now = _Look.of(frame, box)
-        shared = float(np.minimum(self.colors, now.colors).sum())
-        alike = float(cv2.matchTemplate(now.grey, self.grey, cv2.TM_CCOEFF_NORMED)[0, 0])
-        return min(1.0, max(shared, alike, 0.0))
+        pairs = (now.grey, self.grey), (now.edges, self.edges)
+        alike = [float(cv2.matchTemplate(a, b, cv2.TM_CCOEFF_NORMED)[0, 0]) for a, b in pairs]
+        return min(1.0, max(self.shared(now), *alike, 0.0))
+
+    def shared(self, other: "_Look") -> float:
+        """Share of the colours that two looks have in common, 0..1."""
+        return float(np.minimum(self.colors, other.colors).sum())
 
 
-def _tracker() -> Any:
+def _tracker(frame: np.ndarray, box: Patch) -> Any:
     import cv2
 
     cv2.setRNGSeed(0)
@@ -134,7 +177,9 @@ def _tracker() -> Any:
     settings.template_size = 100
     settings.number_of_scales = 17
     settings.use_segmentation = False
-    return contrib.TrackerCSRT_create(settings)
+    tracker = contrib.TrackerCSRT_create(settings)
+    tracker.init(frame, box)
+    return tracker
 
 
 def _frame(store: MediaStore, view: View, number: int, scale: float) -> np.ndarray:
@@ -157,6 +202,20 @@ def _to_work(rect: Rect, view: View, scale: float, frame: np.ndarray) -> tuple[i
     w, h = max(4, w, h // THINNEST), max(4, h, w // THINNEST)
     w, h = min(width, w), min(height, h)
     return min(x, width - w), min(y, height - h), w, h
+
+
+def _mostly_inside(box: Any, frame: np.ndarray) -> bool:
+    """Whether at least a quarter of x, y, w, h lies in a frame."""
+    x, y, w, h = box
+    wide = min(frame.shape[1], x + w) - max(0, x)
+    high = min(frame.shape[0], y + h) - max(0, y)
+    return bool(wide > 0 and high > 0 and wide * high >= 0.25 * w * h)
+
+
+def _inside(box: Patch, frame: np.ndarray) -> Patch:
+    """The part of x, y, w, h in a frame."""
+    x, y = max(0, box[0]), max(0, box[1])
+    return x, y, min(frame.shape[1], box[0] + box[2]) - x, min(frame.shape[0], box[1] + box[3]) - y
 
 
 def _to_source(box: Any, view: View, scale: float) -> Rect | None:

@@ -66,3 +66,20 @@ def test_two_lines_are_read_from_top_to_bottom() -> None:
     for y, text in ((60, "first line"), (140, "second row")):
         cv2.putText(pixels, text, (40, y), cv2.FONT_HERSHEY_SIMPLEX, 1.1, (10, 10, 10), 2, cv2.LINE_AA)
     assert Bench(png(pixels))("OCR", on="img0").data["text"] == "first line\nsecond row"
+
+
+@pytest.mark.parametrize("turn", [cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE])
+def test_turned_text_is_read_where_it_is(turn: int) -> None:
+    pixels = blank(400, 300, (250, 250, 250))
+    for y, text in ((80, "first line of it"), (200, "second row here")):
+        cv2.putText(pixels, text, (40, y), cv2.FONT_HERSHEY_SIMPLEX, 1.1, (10, 10, 10), 2, cv2.LINE_AA)
+    turned = cv2.rotate(pixels, turn)
+    data = Bench(png(turned))("OCR", on="img0").data
+    assert data["text"] == "first line of it\nsecond row here"
+    x0, y0, x1, y1 = data["items"][0]["box"]
+    height, width = turned.shape[:2]
+    there = turned[y0 * height // 1000 : y1 * height // 1000, x0 * width // 1000 : x1 * width // 1000]
+    ink = (turned < 128).any(axis=2).sum()
+    assert 0.4 < (there < 128).any(axis=2).sum() / ink < 0.6  # the box holds one of the two lines
+    line = Bench(png(cv2.rotate(pixels[40:100], turn)))("OCR", on="img0", level="line")
+    assert line.data == {"text": "first line of it"}

@@ -2,7 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pixelis.tools.handle import Mask
+from pixelis.tools.call import KEYS
+from pixelis.tools.handle import Mask, Spot, Track
 from pixelis.tools.prop import NAMES, color_name
 from tests.fakes_media import BLUE, GREEN, RED, avi, blank, moving_square, plate, png
 from tests.tools.bench import Bench, refusal
@@ -127,3 +128,67 @@ def test_keys_that_do_not_fit_the_handle_are_the_policys_mistake() -> None:
     view = type(bench.workspace.get("f1").view)(other, (0, 0, 320, 240))
     bench.workspace.new("image", view)
     assert refusal(bench("PROP", of="f1", to="img1", keys=["distance"])) == ("policy", "bad_args")
+
+
+def drawn(draw) -> Bench:
+    """A bench whose m1 is what `draw` paints with 1 into a 400x400 picture."""
+    array = np.zeros((400, 400), np.uint8)
+    draw(array)
+    return masked(array > 0)
+
+
+@pytest.mark.parametrize("angle", range(0, 180, 15))
+def test_orientation_of_a_bar_at_any_angle(angle: int) -> None:
+    dx, dy = 150 * np.cos(np.radians(angle)), -150 * np.sin(np.radians(angle))  # image y points down
+    ends = [(round(200 - dx), round(200 - dy)), (round(200 + dx), round(200 + dy))]
+    found = drawn(lambda a: cv2.line(a, *ends, 1, 15))("PROP", of="m1", keys=["orientation"]).data["orientation"]
+    assert min((found - angle) % 180, (angle - found) % 180) <= 1
+
+
+@pytest.mark.parametrize(
+    ("draw", "perimeter", "circularity"),
+    [
+        (lambda a: cv2.circle(a, (200, 200), 150, 1, -1), 2 * np.pi * 150, 1000),
+        (lambda a: cv2.rectangle(a, (100, 100), (299, 299), 1, -1), 4 * 200, 250 * np.pi),
+        (lambda a: cv2.rectangle(a, (20, 180), (379, 219), 1, -1), 2 * (360 + 40), 4000 * np.pi * 360 * 40 / 800**2),
+    ],
+)
+def test_perimeter_and_circularity_have_their_textbook_values(draw, perimeter: float, circularity: float) -> None:
+    data = drawn(draw)("PROP", of="m1", keys=["perimeter", "circularity"]).data
+    assert data["perimeter"] == pytest.approx(perimeter, rel=0.06)  # source pixels; a staircase is longer than its curve
+    assert data["circularity"] == pytest.approx(circularity, rel=0.12)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "lightness"), [((255, 0, 0), 532), ((0, 255, 0), 877), ((0, 0, 255), 323), ((119, 119, 119), 500)]
+)
+def test_brightness_is_ten_times_the_lightness_of_cielab(rgb: tuple[int, int, int], lightness: int) -> None:
+    """L* of the sRGB primaries, D65, as printed everywhere: 53.24, 87.73, 32.30; of grey 119: 50.03."""
+    found = Bench(png(blank(color=rgb)))("PROP", of="img0", keys=["brightness"]).data["brightness"]
+    assert found == pytest.approx(lightness, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("step", "direction"), [((6, 0), 0), ((4, -4), 45), ((0, -6), 90), ((-6, 0), 180), ((0, 6), 270), ((3, 3), 315)]
+)
+def test_speed_and_direction_of_a_known_track(step: tuple[int, int], direction: int) -> None:
+    """Source pixels per second from first to last sight; 0 = right, 90 = up; a spot out of sight does not count."""
+    frames = [blank(320, 240)] * 11
+    bench = Bench(avi(frames, rate=8))
+    dx, dy = step
+    boxes = [(140 + dx * k, 100 + dy * k, 160 + dx * k, 130 + dy * k) for k in range(11)]
+    spots = tuple(Spot(k, box, 1.0, k < 10) for k, box in enumerate(boxes))
+    bench.workspace.new("track", bench.workspace.get("img0").view, Track(spots))
+    data = bench("PROP", of="t1", keys=["speed", "direction", "box", "area"]).data
+    assert data["speed"] == round(8 * np.hypot(dx, dy)) and data["direction"] == direction
+    x0, y0, x1, y1 = boxes[9]  # where it was last in sight
+    assert data["box"] == pytest.approx([x0 / 0.32, y0 / 0.24, x1 / 0.32, y1 / 0.24], abs=1)
+    assert data["area"] == round(1000 * 20 * 30 / (320 * 240))
+
+
+def test_every_key_is_measured_on_something() -> None:
+    bench = Bench(avi(moving_square(4)[0]))
+    view = bench.workspace.get("img0").view
+    bench.workspace.new("track", view, Track(tuple(Spot(k, (40 + 6 * k, 90, 88 + 6 * k, 138), 1.0, True) for k in range(4))))
+    data = bench("PROP", of="t1", to="t1", keys=list(KEYS)).data
+    assert list(data) == list(KEYS) and data["distance"] == 0

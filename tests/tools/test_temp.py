@@ -1,10 +1,12 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pixelis.tools.frame import frame_at, time_of
-from pixelis.tools.temp import change_points, pick
+from pixelis.tools.temp import FADE, change_points, pick, slow_changes
 from tests.fakes_media import BLUE, GREEN, RED, avi, moving_square, mp4, plate
 from tests.tools.bench import Bench, refusal
 
@@ -26,6 +28,27 @@ def test_changes_are_found_where_they_are(encode) -> None:
 def test_a_still_clip_has_no_change() -> None:
     assert refusal(Bench(avi(segments(8)))("TEMP", on="img0", query="change")) == ("tool", "no_change")
     assert refusal(Bench(avi(moving_square(12, 2)[0]))("TEMP", on="img0", query="change")) == ("tool", "no_change")
+
+
+def test_changes_one_after_the_other_are_both_found() -> None:
+    found = Bench(avi(segments(6, 1, 6)))("TEMP", on="img0", query="change").data["windows"]
+    assert found == [[0, 461], [461, 538], [538, 1000]]
+
+
+def test_a_dissolve_is_found_at_its_middle() -> None:
+    rng = np.random.default_rng(2)
+    before, after = (rng.integers(0, 256, (48, 64, 3)).astype(np.uint8) for _ in range(2))
+    shares = np.concatenate((np.zeros(20), np.linspace(0, 1, 10), np.ones(20)))
+    frames = [(before * (1 - s) + after * s).astype(np.uint8) for s in shares]
+    (first, second) = Bench(avi(frames))("TEMP", on="img0", query="change").data["windows"]
+    assert first[1] == second[0] == pytest.approx(500, abs=40)
+
+
+@given(st.lists(st.floats(0, 255), max_size=80), st.lists(st.integers(0, 80), max_size=4))
+def test_dissolves_lie_apart(across: list[float], cuts: list[int]) -> None:
+    found = slow_changes(np.array(across), cuts)
+    assert found == sorted(found) and all(b - a > 2 * FADE for a, b in pairwise(found))
+    assert all(abs(f - c) > 2 * FADE for f in found for c in cuts)
 
 
 def test_other_queries_are_the_tools_failure() -> None:

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -67,6 +68,33 @@ def test_what_disappears_is_out_of_sight() -> None:
     assert all(s.visible for s in spots[:6]) and not any(s.visible for s in spots[7:])
     gone = Bench(avi(frames[:1] + empty))
     assert refusal(gone("TRK", on="img0", box=start_of(boxes), t0=0)) == ("tool", "lost_at_once")
+
+
+@pytest.mark.slow
+def test_what_comes_back_elsewhere_is_found_again() -> None:
+    frames, boxes = moving_square(6, 4)
+    away = [np.asarray(cv2.GaussianBlur(frames[0], (0, 0), 1)) for _ in range(5)]
+    x0, y0, x1, y1 = boxes[0]
+    for pixels in away:
+        pixels[y0 - 4 : y1 + 4, x0 - 4 : x1 + 4] = pixels[:56, :56]  # ground over the square
+    back = [pixels.copy() for pixels in away]
+    for pixels in back:
+        pixels[150:198, 220:268] = frames[0][y0:y1, x0:x1]
+    bench = Bench(avi(frames + away + back))
+    spots = track(bench, bench("TRK", on="img0", box=start_of(boxes), t0=0).ref).spots
+    assert all(s.visible for s in spots[:6]) and not any(s.visible for s in spots[7:11])
+    assert all(s.visible and box_iou(s.box, (220, 150, 268, 198)) > 0.6 for s in spots[13:])
+
+
+@pytest.mark.slow
+def test_what_changes_its_colour_in_place_is_kept() -> None:
+    frames, boxes = moving_square(10, 0)
+    x0, y0, x1, y1 = boxes[0]
+    for pixels in frames[5:]:
+        pixels[y0:y1, x0:x1] = pixels[y0:y1, x0:x1][..., ::-1] // 2
+    bench = Bench(avi(frames))
+    spots = track(bench, bench("TRK", on="img0", box=start_of(boxes), t0=0).ref).spots
+    assert all(s.visible and box_iou(s.box, b) > 0.6 for s, b in zip(spots, boxes, strict=True))
 
 
 def test_one_frame_is_a_track_of_one() -> None:
