@@ -1,5 +1,5 @@
 # Every target sets up what it needs on a fresh machine with Python 3.11 or newer; `make demo` and `make test` first.
-BENCHES := engine learner loop media reliability round tools weights
+BENCHES := engine fuzz learner loop media reliability round tools weights
 .PHONY: help demo test check lint types fmt bench $(addprefix bench-,$(BENCHES)) bench-infra results-loop clean
 
 export OMP_WAIT_POLICY := PASSIVE
@@ -49,8 +49,12 @@ fmt: $(STAMP)
 
 bench: $(addprefix bench-,$(BENCHES))
 
-$(addprefix bench-,$(BENCHES)) bench-infra: bench-%: $(STAMP)
+$(addprefix bench-,$(filter-out tools,$(BENCHES))) bench-infra: bench-%: $(STAMP)
 	$(BIN)/python bench/$*.py
+
+bench-tools: $(STAMP)
+	$(BIN)/python bench/tools.py
+	$(BIN)/python bench/pool.py
 
 results-loop: $(STAMP)
 	$(BIN)/python -m pixelis.cluster.results

@@ -35,9 +35,9 @@ from pixelis.cluster.meters import Meters
 from pixelis.cluster.part import PATIENCE, PartError, answer, name_of, stack_of
 from pixelis.cluster.runner import Runner
 from pixelis.cluster.shard import start_shard
-from pixelis.cluster.watchdog import stacks
+from pixelis.cluster.watchdog import stacks, tell
 from pixelis.memory.ledger import Ledger
-from pixelis.tools.local import classical
+from pixelis.tools import backend
 from pixelis.tools.server import Server
 
 SAMPLE_SECONDS = 1.0
@@ -328,11 +328,13 @@ class PixelisAlgorithm(Algorithm):
 
 def served(tools: ToolConfig) -> Server:
     """The server of a replica, as a run wants it."""
-    return Server(classical(), tools.server, tools.limits)
+    return Server(backend.tools(tools.learned), tools.server, tools.limits)
 
 
 def _start_tools(run: RunConfig, root: Path) -> Any:
     """The keeper of the run's tool pool or its Serve deployment; None where rollout actors have the tools themselves."""
+    for line in backend.missing(run.tools.learned):
+        tell(line)
     if run.tools.where == "here":
         return None
     others = run.rollout.actors + run.learner.ranks

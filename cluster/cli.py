@@ -159,6 +159,10 @@ def tool(
     ] = None,
     repeat: Annotated[int, typer.Option(help="Then a load test: make the call so many times more.", min=0)] = 0,
     concurrency: Annotated[int, typer.Option(help="Callers at once in the load test.", min=1)] = 1,
+    sam: Annotated[str, typer.Option(help="SEG and TRK on SAM 2: a checkpoint, or a hub id that is in the cache.")] = "",
+    easyocr: Annotated[str, typer.Option(help="OCR on EasyOCR: the folder of its weights.")] = "",
+    clip: Annotated[str, typer.Option(help="Texts for TEMP and SEG: a CLIP model's folder, or a hub id in the cache.")] = "",
+    device: Annotated[str, typer.Option(help="Where learned backends run, like cuda:0.")] = "cpu",
 ) -> None:
     """Run one tool and print its result as JSON. Coordinates are integers 0..1000 of the picture's width and height.
 
@@ -170,12 +174,18 @@ def tool(
     * `pixelis tool OCR sign.png --repeat 200 --concurrency 16` (calls a second, latency, batch sizes; nothing is remembered)
     """
     from pixelis.tools import draw
+    from pixelis.tools.backend import Learned, missing, tools
     from pixelis.tools.inspect import run_file, whole_call
+    from pixelis.tools.local import Local
 
     call = whole_call(op, _arguments(args))
     if save is not None:
         draw.check_target(save)
-    result, workspace = run_file(file, op, call.arguments)
+    learned = Learned(sam, easyocr, clip, device)
+    for line in missing(learned):
+        print(f"pixelis: {line}", file=sys.stderr)
+    local = Local(tools(learned))
+    result, workspace = run_file(file, op, call.arguments, local)
     print(json.dumps(result.to_dict(), ensure_ascii=False))
     if save is not None and result.ok:
         draw.save(workspace, [(call, result)], save)
@@ -190,7 +200,7 @@ def tool(
         from pixelis.tools.load import load
 
         with Bar(op, repeat, "calls", Console(stderr=True)) as bar:
-            found = load(file, op, call.arguments, repeat, concurrency, bar.to)
+            found = load(local, file, call, repeat, concurrency, bar.to)
         print(found)
 
 

@@ -14,6 +14,7 @@ from pixelis.actors.rollout import RolloutSettings
 from pixelis.actors.world import FAMILIES, Split
 from pixelis.cluster.grant import PoolSettings
 from pixelis.learners.learner import LearnerSettings
+from pixelis.tools.backend import Learned
 from pixelis.tools.limits import MediaLimits
 from pixelis.tools.server import ServerSettings
 
@@ -82,6 +83,8 @@ class ToolConfig:
     pool: PoolSettings = field(default_factory=PoolSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
     """Of each replica of the pool."""
+    learned: Learned = field(default_factory=Learned)
+    """Weights of the learned backends (docs/backends.md); without any the classical ones work."""
     limits: MediaLimits = field(default_factory=MediaLimits)
     """Media beyond them are refused."""
 

@@ -27,6 +27,8 @@ from pixelis.cluster.tool_pool import ToolPool
 from pixelis.memory.codec import encode
 from pixelis.memory.trajectory import Group, Trajectory, Version
 from pixelis.memory.weights import unflatten
+from pixelis.tools.backend import tools
+from pixelis.tools.local import Local
 from pixelis.tools.media import MediaStore
 from pixelis.tools.toolbox import Toolbox
 
@@ -73,7 +75,8 @@ class Runner:
     @cached_property
     def toolbox(self) -> Toolbox:
         """One for all splits, so that what is remembered serves them all; on the pool, if the run has one."""
-        backend = ToolPool(self.keeper, self.config.deadline) if self.keeper is not None else None
+        deadline = self.config.deadline
+        backend = Local(tools(self.config.tools.learned)) if self.keeper is None else ToolPool(self.keeper, deadline)
         return Toolbox(self.store, backend, self.config.tools.deadline)
 
     def run(self, job: Job, published: Published | None = None) -> Receipt:

@@ -1,12 +1,12 @@
 """Which backend each tool runs on: the learned ones whose weights are here, the classical ones otherwise."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pixelis.tools.cache import Cache
+from pixelis.tools.easy import DETECTOR, RECOGNISER
 from pixelis.tools.local import classical
 from pixelis.tools.tool import Tool
 
@@ -33,66 +33,56 @@ class Learned:
     embedding_bytes: int = 1 << 30
 
 
-def tools(learned: Learned, tell: Callable[[str], None]) -> dict[str, Tool]:
-    """The tools by op. For weights that are named but not here `tell` gets one line: what to get, and what runs instead.
+def tools(learned: Learned) -> dict[str, Tool]:
+    """The tools by op: learned where their weights are here, classical otherwise (`missing` says which and why).
 
     Raises ValueError with one line when a file is here but holds something else.
     """
     found = classical()
     cache: Cache[Any] = Cache(learned.embedding_bytes)
-    if learned.sam:
-        _add_sam(found, learned, cache, tell)
-    if learned.easyocr:
-        _add_easyocr(found, learned, tell)
-    if learned.clip:
-        _add_clip(found, learned, cache, tell)
+    if learned.sam and (sam_path := _sam_path(learned.sam)):
+        from pixelis.tools.sam import Sam, SamSeg, SamTrk
+
+        sam = Sam.load(sam_path, learned.device, cache)
+        found |= {"SEG": SamSeg(sam), "TRK": SamTrk(sam)}
+    if learned.easyocr and (folder := _easyocr_folder(learned.easyocr)):
+        from pixelis.tools.easy import EasyOcr
+
+        found["OCR"] = EasyOcr.load(folder, learned.device)
+    if learned.clip and (folder := _clip_folder(learned.clip)):
+        from pixelis.tools.matcher import Matcher, SegText, TempClip
+
+        matcher = Matcher.load(folder, learned.device, cache)
+        found |= {"TEMP": TempClip(matcher, found["TEMP"]), "SEG": SegText(matcher, found["SEG"])}
     return found
 
 
-def _add_sam(found: dict[str, Tool], learned: Learned, cache: Cache[Any], tell: Callable[[str], None]) -> None:
-    from pixelis.tools.sam import Sam, SamSeg, SamTrk
-
-    files = _sam_files()
-    path = _sam_path(learned.sam, files)
-    if path is None:
+def missing(learned: Learned) -> list[str]:
+    """A line for each that is named but not here: what to get, where to put it, and what runs instead. Loads nothing."""
+    lines = []
+    if learned.sam and _sam_path(learned.sam) is None:
+        files = _sam_files()
         repo = learned.sam if learned.sam in files else "facebook/sam2.1-hiera-tiny"
-        tell(_missing("SAM 2's weights", learned.sam, f"{files[repo]} of the hub repository {repo}", repo, found, "SEG", "TRK"))
-        return
-    sam = Sam.load(path, learned.device, cache)
-    found |= {"SEG": SamSeg(sam), "TRK": SamTrk(sam)}
-
-
-def _add_easyocr(found: dict[str, Tool], learned: Learned, tell: Callable[[str], None]) -> None:
-    from pixelis.tools.easy import DETECTOR, RECOGNISER, EasyOcr
-
-    folder = _folder(learned.easyocr, [DETECTOR], [RECOGNISER])
-    if folder is None:
+        source = f"{files[repo]} of the hub repository {repo}"
+        lines.append(_missing("SAM 2's weights", learned.sam, source, repo, "SEG", "TRK"))
+    if learned.easyocr and _easyocr_folder(learned.easyocr) is None:
         source = f"{DETECTOR} and {RECOGNISER} (in craft_mlt_25k.zip and english_g2.zip of JaidedAI/EasyOCR's GitHub releases)"
-        tell(_missing("EasyOCR's weights", learned.easyocr, source, "", found, "OCR"))
-        return
-    found["OCR"] = EasyOcr.load(folder, learned.device)
-
-
-def _add_clip(found: dict[str, Tool], learned: Learned, cache: Cache[Any], tell: Callable[[str], None]) -> None:
-    from pixelis.tools.matcher import Matcher, SegText, TempClip
-
-    folder = _folder(learned.clip, ["config.json"], [PICTURES], [*WEIGHTS])
-    if folder is None:
+        lines.append(_missing("EasyOCR's weights", learned.easyocr, source, "", "OCR"))
+    if learned.clip and _clip_folder(learned.clip) is None:
         repo = learned.clip if _is_hub_id(learned.clip) else "openai/clip-vit-base-patch32"
         source = f"config.json, {WEIGHTS[0]}, {PICTURES} and the tokenizer's files of the hub repository {repo}"
-        tell(_missing("the CLIP model", learned.clip, source, repo, found, "TEMP", "SEG"))
-        return
-    matcher = Matcher.load(folder, learned.device, cache)
-    found |= {"TEMP": TempClip(matcher, found["TEMP"]), "SEG": SegText(matcher, found["SEG"])}
+        lines.append(_missing("the CLIP model", learned.clip, source, repo, "TEMP", "SEG"))
+    return lines
 
 
-def _missing(what: str, name: str, source: str, repo: str, found: dict[str, Tool], *ops: str) -> str:
+def _missing(what: str, name: str, source: str, repo: str, *ops: str) -> str:
     """One line: what is missing, where to get it, where to put it, and which tools run instead."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     where = "into one place and name its path"
     if repo:
         where = f"into the hub cache {HF_HUB_CACHE} (`hf download {repo}`), or anywhere, and name the path"
+    found = classical()
     instead = ", ".join(f"{op} on {found[op].id}" for op in ops)
     return f"{what} are not here ({name}): put {source} {where}; instead run {instead}"
 
@@ -104,8 +94,16 @@ def _sam_files() -> dict[str, str]:
     return {repo: file for repo, (_, file) in HF_MODEL_ID_TO_FILENAMES.items()}
 
 
-def _sam_path(name: str, files: dict[str, str]) -> Path | None:
-    path = Path(name).expanduser()
+def _easyocr_folder(name: str) -> Path | None:
+    return _folder(name, [DETECTOR], [RECOGNISER])
+
+
+def _clip_folder(name: str) -> Path | None:
+    return _folder(name, ["config.json"], [PICTURES], [*WEIGHTS])
+
+
+def _sam_path(name: str) -> Path | None:
+    files, path = _sam_files(), Path(name).expanduser()
     if path.is_file():
         return path
     if path.is_dir():

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pixelis.tools.call import Failure, ToolCall
 from pixelis.tools.handle import Workspace
@@ -53,16 +52,16 @@ class Load:
 
 
 def load(
-    path: str | Path, op: str, arguments: dict[str, Any], repeat: int, concurrency: int, seen: Callable[[int], object] = bool
+    local: Local, path: str | Path, call: ToolCall, repeat: int, concurrency: int, seen: Callable[[int], object] = bool
 ) -> Load:
-    """One call `repeat` times by `concurrency` callers, after one that is not counted (models are loaded by it).
+    """One call of some tools `repeat` times by `concurrency` callers, after one that is not counted (models are loaded by it).
 
     `seen` is told how many are done. Raises ToolFailure when the call is the caller's mistake, OSError and MediaError like
     `inspect.run_file`.
     """
-    local, store = Local(), MediaStore()
+    store = MediaStore()
     workspace = Workspace(store, store.add_file(path))
-    ask = Ask.of(workspace, ToolCall(op, arguments), local.ids)
+    ask = Ask.of(workspace, call, local.ids)
     server = Server(local.tools, ServerSettings(memo=0))
     server.add(workspace.source, store.get(workspace.source))
     return asyncio.run(_loaded(server, ask, repeat, concurrency, seen))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pixelis.tools.backend import Learned, tools
+from pixelis.tools.backend import Learned, missing, tools
 from pixelis.tools.cache import Cache
 from pixelis.tools.local import classical
 from tests.fakes_media import avi, moving_square, plate, png
@@ -42,8 +42,7 @@ def snapshot(hub: Path, repo: str) -> Path:
 
 
 def test_nothing_named_is_all_classical() -> None:
-    told: list[str] = []
-    assert ids(tools(Learned(), told.append)) == ids(classical()) and told == []
+    assert ids(tools(Learned())) == ids(classical()) and missing(Learned()) == []
 
 
 @pytest.mark.parametrize(
@@ -63,9 +62,8 @@ def test_nothing_named_is_all_classical() -> None:
     ],
 )
 def test_weights_that_are_not_here_are_asked_for(hub: Path, learned: Learned, parts: list[str]) -> None:
-    told: list[str] = []
-    assert ids(tools(learned, told.append)) == ids(classical())
-    (line,) = told
+    assert ids(tools(learned)) == ids(classical())
+    (line,) = missing(learned)
     assert "\n" not in line and all(part in line for part in parts), line
     if "hub repository" in line:
         assert str(hub) in line
@@ -74,16 +72,15 @@ def test_weights_that_are_not_here_are_asked_for(hub: Path, learned: Learned, pa
 def test_a_folder_that_lacks_a_file_is_told_too(tmp_path: Path) -> None:
     (tmp_path / "craft_mlt_25k.pth").write_bytes(b"half of it")
     (tmp_path / "config.json").write_text("{}")
-    told: list[str] = []
-    found = tools(Learned(str(tmp_path), str(tmp_path), str(tmp_path)), told.append)
-    assert ids(found) == ids(classical()) and len(told) == 3
+    learned = Learned(str(tmp_path), str(tmp_path), str(tmp_path))
+    assert ids(tools(learned)) == ids(classical()) and len(missing(learned)) == 3
 
 
 def test_a_file_of_something_else_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "mine.pt"
     path.write_bytes(b"not weights")
     with pytest.raises(ValueError, match=r"mine\.pt: not a SAM 2 checkpoint"):
-        tools(Learned(sam=str(path)), pytest.fail)
+        tools(Learned(sam=str(path)))
 
 
 @pytest.mark.slow
@@ -93,7 +90,7 @@ def test_weights_are_found_by_path_folder_or_hub_id(hub: Path, tmp_path: Path) -
     torch.save({"model": sam_network(1024).state_dict()}, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     for where in (repo, str(path), str(path.parent)):
-        found = tools(Learned(sam=where), pytest.fail)
+        found = tools(Learned(sam=where))
         assert found["SEG"].id == f"seg-sam2@1#sam2-1.1.0-hiera_t-{digest}"
         assert found["TRK"].id == f"trk-sam2@1#sam2-1.1.0-hiera_t-{digest}"
     bench = Bench(png(plate("K7P")), found, deadline=120)
@@ -110,7 +107,7 @@ def test_all_backends_together(hub: Path, tmp_path: Path) -> None:
     CLIPImageProcessor().save_pretrained(pictures)
     for network, name in zip(ocr_networks(), ("craft_mlt_25k.pth", "english_g2.pth"), strict=True):
         torch.save(network.state_dict(), tmp_path / name)
-    found = tools(Learned(easyocr=str(tmp_path), clip="someone/clip", embedding_bytes=1 << 20), pytest.fail)
+    found = tools(Learned(easyocr=str(tmp_path), clip="someone/clip", embedding_bytes=1 << 20))
     assert [found[op].id.split("@")[0] for op in ("OCR", "TEMP", "SEG")] == ["ocr-easyocr", "temp-clip", "seg-flood-grabcut"]
     assert "text-clip@1#" in found["SEG"].id and found["PROP"].id == classical()["PROP"].id
     bench = Bench(png(plate("K7P")), found)
