@@ -26,8 +26,6 @@ INSTALL = "run `make test` or `make demo` in the checkout: both install the pinn
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 OPTIONAL = {
     "peft": "LoRA on large policies; the small one trains whole",
-    "sam2": "SEG and TRK by a learned model; OpenCV does both",
-    "easyocr": "OCR by a second engine; RapidOCR reads",
     "faiss": "the memory of past episodes",
 }
 """Package -> what it is meant for. No feature of this version needs one of them: a test fails when the code imports one."""
