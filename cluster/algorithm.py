@@ -7,7 +7,6 @@ metrics. Learning, replay and weights are ours. Ray's minor version is pinned: t
 from __future__ import annotations
 
 import traceback
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +23,19 @@ from ray.rllib.examples.rl_modules.classes.random_rlm import RandomRLModule
 from ray.tune import PlacementGroupFactory
 
 from pixelis.actors.world import Split
-from pixelis.cluster.config import RunConfig, ToolConfig, changed
+from pixelis.cluster import equipment
+from pixelis.cluster.config import RunConfig, changed
 from pixelis.cluster.crew import Bug, Crew
 from pixelis.cluster.errors import is_users
 from pixelis.cluster.job import Job, Published, Report
-from pixelis.cluster.keeper import start_keeper
 from pixelis.cluster.learner_group import LearnerGroup
 from pixelis.cluster.loop import Loop
 from pixelis.cluster.meters import Meters
-from pixelis.cluster.part import PATIENCE, PartError, answer, name_of, stack_of
+from pixelis.cluster.part import PartError, name_of, stack_of
 from pixelis.cluster.runner import Runner
 from pixelis.cluster.shard import start_shard
-from pixelis.cluster.watchdog import stacks, tell
+from pixelis.cluster.watchdog import stacks
 from pixelis.memory.ledger import Ledger
-from pixelis.tools import backend
-from pixelis.tools.server import Server
 
 SAMPLE_SECONDS = 1.0
 """Longest time that `sample` takes: RLlib can ask a rollout actor nothing else meanwhile."""
@@ -230,7 +227,7 @@ class PixelisAlgorithm(Algorithm):
         root = config.root or Path(self.logdir)
         self.ledger = Ledger(root / "ledger" / run.phase)
         self.shard = start_shard(root, run.phase)
-        self.keeper = _start_tools(run, root)
+        self.keeper = equipment.start(run, root)
         self.config = config = config.copy(copy_frozen=False)
         config.run, config.root, config.shard, config.keeper = run, root, self.shard, self.keeper
         config.epoch = self.ledger.epoch(config.epoch)
@@ -281,17 +278,11 @@ class PixelisAlgorithm(Algorithm):
         super().cleanup()
         self.ledger.close()
         ray.kill(self.shard)
-        _stop_tools(self.run_config, self.keeper)
+        equipment.stop(self.run_config, self.keeper)
 
     def tools(self) -> dict[str, Any]:
         """What the tool pool has done so far; nothing without one, or while its keeper is being restarted."""
-        if not isinstance(self.keeper, ActorHandle):
-            return {}
-        try:
-            found: dict[str, Any] = answer(self.keeper.report.remote(), PATIENCE, "keeper of the tools")
-        except PartError:
-            return {}
-        return found
+        return equipment.report(self.keeper)
 
     def look(self) -> float:
         """Vision liveness at start: `actors.liveness.BlindPolicy` when swapping the image moves nothing."""
@@ -324,31 +315,3 @@ class PixelisAlgorithm(Algorithm):
     def restore_from_path(self, path: Any, *_: Any, **__: Any) -> None:
         """Seam: the stock one pushes weights through `sync_weights`, which our actors do not know; we publish."""
         self.go_on(Path(path) / "learner_group" / "checkpoint")
-
-
-def served(tools: ToolConfig) -> Server:
-    """The server of a replica, as a run wants it."""
-    return Server(backend.tools(tools.learned), tools.server, tools.limits)
-
-
-def _start_tools(run: RunConfig, root: Path) -> Any:
-    """The keeper of the run's tool pool or its Serve deployment; None where rollout actors have the tools themselves."""
-    for line in backend.missing(run.tools.learned):
-        tell(line)
-    if run.tools.where == "here":
-        return None
-    others = run.rollout.actors + run.learner.ranks
-    if run.tools.where == "serve":
-        from pixelis.cluster.serve import start_served
-
-        return start_served(partial(served, run.tools), run.tools.pool, f"{run.name}_{run.phase}", others)
-    return start_keeper(partial(served, run.tools), run.tools.pool, name_of("tools", root, run.phase), spoken_for=others)
-
-
-def _stop_tools(run: RunConfig, keeper: Any) -> None:
-    if run.tools.where == "serve":
-        from pixelis.cluster.serve import stop_served
-
-        stop_served(f"{run.name}_{run.phase}")
-    elif keeper is not None:
-        ray.kill(keeper)  # its replicas end with it

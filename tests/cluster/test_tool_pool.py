@@ -21,12 +21,14 @@ from pixelis.cluster.grant import PoolSettings, grant
 from pixelis.cluster.keeper import start_keeper
 from pixelis.cluster.part import PartError
 from pixelis.cluster.serve import start_served, stop_served
+from pixelis.cluster.tool_actor import start
 from pixelis.cluster.tool_pool import Parcels, ToolPool
 from pixelis.tools.call import Failure, ToolCall, ToolFailure
 from pixelis.tools.frame import View
 from pixelis.tools.handle import Handle, Workspace
 from pixelis.tools.local import Local
 from pixelis.tools.media import MediaError, MediaStore
+from pixelis.tools.server import Busy
 from pixelis.tools.tool import Answer
 from pixelis.tools.toolbox import Toolbox
 from tests.fakes_media import avi, moving_square, plate, png
@@ -129,6 +131,23 @@ def test_a_replica_killed_every_second_costs_no_call_its_answer(cluster: None) -
     found = until(keeper, lambda found: found["replicas"] == 3)
     assert found["died"] >= 3 and found["made"] == found["died"] + 3
     ray.kill(keeper)
+
+
+def test_health_answers_while_the_queue_is_full_and_more_is_refused_at_once(cluster: None) -> None:
+    actor, store = start(partial(fixed, once=5.0, batch=1), "full"), MediaStore()
+    first, *many = [(ask, time.time() + 600) for ask in asks(range(1, 259), store)]
+    parcel = Parcels().of(store, first[0])
+    ray.get(actor.health.remote(), timeout=DEADLINE)
+    refs = [actor.ask.remote([first], parcel)]
+    time.sleep(1)
+    refs.append(actor.ask.remote(many[:256], parcel))
+    time.sleep(1)
+    before = time.monotonic()
+    health = ray.get(actor.health.remote(), timeout=30)
+    assert (health.depth, health.working) == (256, True) and time.monotonic() - before < 2
+    with pytest.raises(Busy):
+        ray.get(actor.ask.remote(many[256:], parcel), timeout=4)  # before the model is done with its first ask
+    ray.kill(actor)
 
 
 def test_a_dead_keeper_comes_back_with_new_replicas(cluster: None) -> None:
