@@ -43,7 +43,7 @@ class ServeReplica:
     async def ask(self, asked: Sequence[tuple[Ask, float]], media: Mapping[str, Any]) -> list[Answer]:
         """One request. A replica that died is a failure to be tried again: the next request goes to another."""
         try:
-            found: list[Answer] = await self.handle.ask.remote(asked, media)
+            found: list[Answer] = await self.handle.ask.remote(asked, tuple(media), *media.values())
         except BackPressureError as error:
             raise Busy(str(error)) from error
         except (RayActorError, RayServeException) as error:

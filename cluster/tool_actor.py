@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import ObjectLostError, PendingCallsLimitExceeded, RayActorError
 
@@ -52,15 +53,15 @@ class ToolActor:
             _bound_gpu_memory(share)
         self.server = make()
 
-    async def ask(self, asked: Sequence[tuple[Ask, float]], media: Mapping[str, Any]) -> list[Answer]:
-        """Answers in order. `media`: hash -> (reference,) of every medium that is looked at. Raises Busy."""
-        try:
-            for sha, ref in media.items():
-                if not self.server.has(sha):
-                    self.server.add(sha, (await ref[0]).tobytes())
-        except ObjectLostError as error:  # whoever put it there has ended
-            lost = Answer(Failure("infra", "lost_media", str(error).splitlines()[0]))
-            return [lost] * len(asked)
+    async def ask(self, asked: Sequence[tuple[Ask, float]], shas: Sequence[str], *media: np.ndarray) -> list[Answer]:
+        """Answers in order. `media`: bytes, in the order of `shas`, of every medium that is looked at. Raises Busy.
+
+        They are arguments of their own so that Ray hands them over from its store without a copy, and a replica that is
+        killed holds no references: what those kept stayed in the store.
+        """
+        for sha, data in zip(shas, media, strict=True):
+            if not self.server.has(sha):
+                self.server.add(sha, data.tobytes())
         return await self.server.ask(asked)
 
     async def probe(self) -> None:
@@ -105,7 +106,9 @@ class RayReplica:
     async def ask(self, asked: Sequence[tuple[Ask, float]], media: Mapping[str, Any]) -> list[Answer]:
         """One call of the actor. Raises Gone or Busy."""
         try:
-            return await self.actor.ask.remote(asked, media)
+            return await self.actor.ask.remote(asked, tuple(media), *media.values())
+        except ObjectLostError as error:  # with the node that it was on
+            return [Answer(Failure("infra", "lost_media", str(error).splitlines()[0]))] * len(asked)
         except RayActorError as error:
             raise Gone(str(error).splitlines()[0]) from error
         except PendingCallsLimitExceeded as error:

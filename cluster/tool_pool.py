@@ -36,9 +36,9 @@ class Parcels:
         self.limit = limit
         self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()
 
-    def of(self, store: MediaStore, ask: Ask) -> dict[str, tuple[Any]]:
-        """Hash -> (reference,) of what an ask looks at; in a tuple, so that Ray does not fetch it for a replica that has it."""
-        return {sha: (self._ref(store, sha),) for sha in ask.media}
+    def of(self, store: MediaStore, ask: Ask) -> dict[str, Any]:
+        """Hash -> reference of what an ask looks at."""
+        return {sha: self._ref(store, sha) for sha in ask.media}
 
     def clear(self) -> None:
         """Let all of it go."""

@@ -136,17 +136,17 @@ def test_a_replica_killed_every_second_costs_no_call_its_answer(cluster: None) -
 def test_health_answers_while_the_queue_is_full_and_more_is_refused_at_once(cluster: None) -> None:
     actor, store = start(partial(fixed, once=5.0, batch=1), "full"), MediaStore()
     first, *many = [(ask, time.time() + 600) for ask in asks(range(1, 259), store)]
-    parcel = Parcels().of(store, first[0])
+    [(sha, medium)] = Parcels().of(store, first[0]).items()
     ray.get(actor.health.remote(), timeout=DEADLINE)
-    refs = [actor.ask.remote([first], parcel)]
+    refs = [actor.ask.remote([first], [sha], medium)]
     time.sleep(1)
-    refs.append(actor.ask.remote(many[:256], parcel))
+    refs.append(actor.ask.remote(many[:256], [sha], medium))
     time.sleep(1)
     before = time.monotonic()
     health = ray.get(actor.health.remote(), timeout=30)
     assert (health.depth, health.working) == (256, True) and time.monotonic() - before < 2
     with pytest.raises(Busy):
-        ray.get(actor.ask.remote(many[256:], parcel), timeout=4)  # before the model is done with its first ask
+        ray.get(actor.ask.remote(many[256:], [sha], medium), timeout=4)  # before the model is done with its first ask
     ray.kill(actor)
 
 
