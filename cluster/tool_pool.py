@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from pixelis.cluster.part import PartError
 from pixelis.cluster.tool_actor import RayReplica
@@ -75,11 +75,13 @@ class ToolPool:
         """The tools' ids by op, as a replica tells them. PartError when none answers within the deadline."""
         until = time.monotonic() + self.deadline
         asking = asyncio.run_coroutine_threadsafe(self.client.ids(), self._loop)
-        while time.monotonic() < until:
-            self._check()
-            with suppress(TimeoutError):
-                return asking.result(0.2)
-        asking.cancel()
+        try:
+            while time.monotonic() < until:
+                self._check()
+                with suppress(TimeoutError):
+                    return asking.result(0.2)
+        finally:
+            asking.cancel()
         raise PartError(f"no replica of the tools was ready within {self.deadline:g} s")
 
     def run(self, store: MediaStore, asks: Sequence[Ask], seconds: float) -> list[Answer]:
@@ -95,22 +97,22 @@ class ToolPool:
 
     def _check(self) -> None:
         if self._broken is not None:
-            raise PartError(f"the tools cannot be made: {self._broken}")
+            raise PartError(f"the tools cannot be reached: {self._broken}")
 
     async def _follow(self) -> None:
-        """Keep the client's replicas those of the keeper; a keeper that died is asked again when it is back."""
+        """Keep the client's replicas those of the keeper; a keeper that Ray restarts is asked again when it is back."""
         if not isinstance(self.source, ActorHandle):
             from pixelis.cluster.serve import ServeReplica
 
             return self.client.update([ServeReplica(self.source)])
         version = -1
-        while self._broken is None:
+        while self._broken is None and ray.is_initialized():  # once it is shut down, a call would start another Ray
             try:
                 version, members = await self.source.members.remote(version, NEWS)
-            except RayActorError:
+            except ActorUnavailableError:
                 version = -1
                 await asyncio.sleep(0.5)
-            except RuntimeError as error:
+            except (ActorDiedError, RuntimeError) as error:
                 self._broken = error
             else:
                 self.client.update([RayReplica(name, actor) for name, actor in members.items()])

@@ -158,6 +158,9 @@ def test_a_dead_keeper_comes_back_with_new_replicas(cluster: None) -> None:
     assert told(pool.run(store, asks([2], store), DEADLINE)) in ([2], ["died"])
     assert told(pool.run(store, asks([3], store), DEADLINE)) == [3]
     ray.kill(keeper)
+    with pytest.raises(PartError, match="cannot be reached"):  # and asks no more: without a Ray that would start one
+        for n in range(4, 1000):
+            pool.run(store, asks([n], store), 1.0)
 
 
 def test_a_model_that_hangs_is_ended_and_others_go_on(cluster: None) -> None:
