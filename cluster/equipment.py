@@ -9,12 +9,11 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from pixelis.cluster.config import RunConfig, ToolConfig
+from pixelis.cluster.config import RunConfig
 from pixelis.cluster.keeper import start_keeper
 from pixelis.cluster.part import PATIENCE, PartError, answer, name_of
 from pixelis.cluster.watchdog import tell
 from pixelis.tools import backend
-from pixelis.tools.server import Server
 
 
 def start(run: RunConfig, root: Path) -> Any:
@@ -26,17 +25,14 @@ def start(run: RunConfig, root: Path) -> Any:
         tell(line)
     if run.tools.where == "here":
         return None
-    make, others = partial(served, run.tools), run.rollout.actors + run.learner.ranks
+    # Only names of `tools` cross: a replica that had to import this module would spend seconds on the policy's libraries.
+    make = partial(backend.server, run.tools.learned, run.tools.server, run.tools.limits)
+    others = run.rollout.actors + run.learner.ranks
     if run.tools.where == "serve":
         from pixelis.cluster.serve import start_served
 
         return start_served(make, run.tools.pool, _application(run), others)
     return start_keeper(make, run.tools.pool, name_of("tools", root, run.phase), spoken_for=others)
-
-
-def served(tools: ToolConfig) -> Server:
-    """The server of a replica."""
-    return Server(backend.tools(tools.learned), tools.server, tools.limits)
 
 
 def report(source: Any) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Kept:
 class Keeper:
     """Owns the replicas of one pool: with it they end. An actor itself, restarted by Ray.
 
-    Example: keeper = start_keeper(partial(served, config.tools), PoolSettings(replicas=2), "tools_demo")
+    Example: keeper = start_keeper(make, PoolSettings(replicas=2), "tools_demo")
     """
 
     def __init__(self, make: Make, granted: Granted, name: str) -> None:
@@ -186,9 +186,8 @@ class Keeper:
 
 
 def start_keeper(make: Make, settings: PoolSettings, name: str, spoken_for: float = 0.0) -> Any:
-    """A keeper actor; `make` makes the server of each replica. `spoken_for`: CPUs that are free now, but another part's.
-
-    What the cluster has not free is told, and done without.
+    """A keeper actor, which begins at once; `make` makes the server of each replica. `spoken_for`: CPUs that are free now, but
+    another part's. What the cluster has not free is told, and done without.
     """
     free = ray.available_resources()
     granted = grant(settings, free | {"CPU": free.get("CPU", 0.0) - spoken_for})
@@ -196,4 +195,6 @@ def start_keeper(make: Make, settings: PoolSettings, name: str, spoken_for: floa
         tell(granted.told)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, "max_concurrency": 100}
     made: Any = ray.remote(Keeper).options(name=f"{name}_keeper", scheduling_strategy="DEFAULT", **options)
-    return made.remote(make, granted, name)
+    keeper = made.remote(make, granted, name)
+    keeper.report.remote()  # a constructor has no event loop: this is where the replicas begin to start
+    return keeper

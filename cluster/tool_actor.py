@@ -45,7 +45,7 @@ class Health:
 class ToolActor:
     """Serves tools. `share` is the part of a GPU that is its own (0 for none).
 
-    Example: start(partial(equipment.served, config.tools), "tools_1")
+    Example: start(partial(backend.server, Learned(), ServerSettings(), MediaLimits()), "tools_1")
     """
 
     def __init__(self, make: Make, share: float = 0.0) -> None:

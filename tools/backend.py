@@ -7,7 +7,9 @@ from typing import Any
 
 from pixelis.tools.cache import Cache
 from pixelis.tools.easy import DETECTOR, RECOGNISER
+from pixelis.tools.limits import MediaLimits
 from pixelis.tools.local import classical
+from pixelis.tools.server import Server, ServerSettings
 from pixelis.tools.tool import Tool
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -55,6 +57,11 @@ def tools(learned: Learned) -> dict[str, Tool]:
         matcher = Matcher.load(folder, learned.device, cache)
         found |= {"TEMP": TempClip(matcher, found["TEMP"]), "SEG": SegText(matcher, found["SEG"])}
     return found
+
+
+def server(learned: Learned, settings: ServerSettings, limits: MediaLimits) -> Server:
+    """These tools, served to many callers."""
+    return Server(tools(learned), settings, limits)
 
 
 def missing(learned: Learned) -> list[str]:
