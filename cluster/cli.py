@@ -228,6 +228,21 @@ def report(run: Annotated[Path, typer.Argument(help="A run, like runs/demo.")]) 
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A policy folder, a checkpoint, or a run.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write it; made, or empty.")],
+) -> None:
+    """Write a policy as a plain transformers checkpoint, which `from_pretrained` opens without pixelis.
+
+    Example: `pixelis export runs/demo my-policy`
+    """
+    from pixelis.cluster.policy import export as write
+
+    write(checkpoint, folder)
+    print(folder)
+
+
+@app.command()
 def audit(run: Annotated[Path, typer.Argument(help="A run that is not going on, like runs/demo.")]) -> None:
     """Prove that every stored trajectory of a run was trained on, dropped with a reason, or is pending: each exactly once.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pixelis.cluster.errors import UsageError
 from pixelis.memory.checkpoint import MANIFEST, CheckpointError, latest, load
 
 if TYPE_CHECKING:
@@ -69,6 +70,13 @@ def open_policy(path: str | Path) -> Model:
     if source.checkpoint is not None:
         put(model, source.checkpoint)
     return model
+
+
+def export(path: str | Path, folder: Path) -> None:
+    """Write the policy that `path` means as a plain transformers checkpoint. UsageError when `folder` holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder}: there is something already; name a folder that is empty or does not exist")
+    open_policy(path).save(folder)
 
 
 def put(model: Model, checkpoint: Path) -> None:
