@@ -70,7 +70,7 @@ class Episode:
         self.turns.append(
             Turn(
                 self._pending.tokens, completion.tokens, completion.logprobs, self._pending.views, parsed.call, result,
-                completion.version, parsed.error,
+                completion.version, parsed.error, self._renderer.roles(completion.tokens),
             )
         )  # fmt: skip
         self._tokens += completion.tokens

@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,11 @@ from pixelis.tools.prop import COUNTS
 
 CALL_END = "</tool_call>"
 TURN_END = "<|im_end|>"
+CALLED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
+ANSWERED = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
+NAMED = re.compile(r'\s*\{\s*"name"\s*:\s*"([^"]*)"')
+GIVEN = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?|(-?\d+(?:\.\d+)?)')
+"""A string of JSON, a key when its second group is there, or a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,7 @@ class Renderer:
     def __init__(self, model: Model) -> None:
         self.tokenizer, self.layout, self.card = model.tokenizer, model.layout, model.card
         self._grid = np.asarray(self.card.grid)
+        self._piece = cache(lambda token: self.decode([token]))
         vocabulary = self.tokenizer.get_vocab()
         self.stop = frozenset(i for token, i in vocabulary.items() if token.endswith((CALL_END, TURN_END)))
         """Tokens that end a turn."""
@@ -111,6 +119,13 @@ class Renderer:
         answered = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
         return Parsed(answer=answered.group(1).strip()) if answered else Parsed(error="no_call_or_answer")
 
+    def roles(self, tokens: Sequence[int]) -> str:
+        """A letter of `memory.trajectory.ROLES` for each token of a sampled turn: the role of most of its characters."""
+        pieces = [self._piece(token) for token in tokens]
+        marks = iter(marked("".join(pieces)))
+        parts = ["".join(islice(marks, len(piece))) for piece in pieces]
+        return "".join(max("ogats", key=part.count) if part else "s" for part in parts)
+
     def recite(self, thought: str, call: ToolCall | None, answer: str | None) -> list[int]:
         """The tokens of a demonstrated turn, ending where a sampled turn would end."""
         if call is not None:
@@ -131,3 +146,31 @@ class Renderer:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return value
         return int(self._grid[np.abs(self._grid - value).argmin()])
+
+
+def marked(text: str) -> str:
+    """The role of each character of a turn's text, as a letter of `memory.trajectory.ROLES`.
+
+    Example:
+        >>> marked('so<answer>K7</answer>')
+        'ttssssssssaasssssssss'
+    """
+    found = CALLED.search(text) or ANSWERED.search(text)
+    start = found.start() if found else len(text.removesuffix(TURN_END))
+    marks = ["t"] * start + ["s"] * (len(text) - start)
+    if found is None:
+        return "".join(marks)
+    if found.re is ANSWERED:
+        return _mark(marks, "a", *found.span(1))
+    named = NAMED.match(text, *found.span(1))
+    if named:
+        _mark(marks, "o", *named.span(1))
+    for given in GIVEN.finditer(text, named.end() if named else found.start(1), found.end(1)):
+        if not given[2]:
+            _mark(marks, "g", *given.span(1 if given[1] is not None else 3))
+    return "".join(marks)
+
+
+def _mark(marks: list[str], letter: str, start: int, end: int) -> str:
+    marks[start:end] = letter * (end - start)
+    return "".join(marks)

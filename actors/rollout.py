@@ -150,7 +150,8 @@ class RolloutWorker:
         for question, text in dialogue:
             observed = self.renderer.ask(question) if turns else observed
             said = tuple(self.renderer.recite("", None, text))
-            turns.append(Turn(observed.tokens, said, (0.0,) * len(said), observed.views))
+            roles = self.renderer.roles(said)
+            turns.append(Turn(observed.tokens, said, (0.0,) * len(said), observed.views, roles=roles))
         return Trajectory(task.id, task.id, task.question, task.media, tuple(turns), dialogue[-1][1], family=family)
 
 

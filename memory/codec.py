@@ -1,10 +1,12 @@
 """Groups as Arrow: one row per trajectory, readable by any Arrow library, no pickle.
 
 Columns: `tokens` is observed + sampled of every turn in order; `bounds` holds, per turn, where its observed and its
-sampled tokens end in it; `logprobs` belongs to the sampled tokens only. Calls and results are JSON text.
+sampled tokens end in it; `logprobs` and `roles` (a letter each) belong to the sampled tokens only. Calls and results are
+JSON text.
 """
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +17,7 @@ from pixelis.memory.trajectory import Group, Trajectory, Turn
 from pixelis.tools.call import ToolCall, ToolResult
 from pixelis.tools.frame import View
 
-FORMAT = "1"
+FORMAT = "2"
 
 _VIEW = pa.struct([("source", pa.string()), ("rect", pa.list_(pa.int32(), 4)), ("frame", pa.int32())])
 
@@ -34,6 +36,7 @@ SCHEMA = pa.schema(
         ("tokens", pa.list_(pa.int32())),
         ("bounds", pa.list_(pa.int32())),
         ("logprobs", pa.list_(pa.float32())),
+        ("roles", pa.string()),
         ("epoch", pa.list_(pa.int64())),
         ("step", pa.list_(pa.int64())),
         ("views", pa.list_(pa.list_(_VIEW))),
@@ -51,17 +54,25 @@ class CodecError(ValueError):
 
 def encode(groups: list[Group]) -> bytes:
     """An Arrow IPC stream with one row per trajectory; `decode` gives equal groups back."""
-    rows = [_row(i, t) for i, group in enumerate(groups) for t in group.trajectories]
-    columns = [pa.array([row[f.name] for row in rows], f.type) for f in SCHEMA]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, SCHEMA) as writer:
-        writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+        writer.write_table(to_table(groups))
     return sink.getvalue().to_pybytes()
 
 
 def decode(data: bytes) -> list[Group]:
     """Inverse of `encode`. Raises CodecError when `data` is no Arrow stream, or one of another format version."""
-    table = _table(data)
+    return from_table(_table(data))
+
+
+def to_table(groups: Sequence[Group]) -> pa.Table:
+    """One row per trajectory."""
+    rows = [_row(i, t) for i, group in enumerate(groups) for t in group.trajectories]
+    return pa.Table.from_arrays([pa.array([row[f.name] for row in rows], f.type) for f in SCHEMA], schema=SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[Group]:
+    """Inverse of `to_table`."""
     arrays = {name: _lists(table[name]) for name in ("tokens", "bounds", "logprobs")}
     rows = table.drop_columns(list(arrays)).to_pylist()
     members: dict[int, list[Trajectory]] = {}
@@ -109,6 +120,7 @@ def _row(group: int, t: Trajectory) -> dict[str, Any]:
         "tokens": t.tokens,
         "bounds": np.cumsum(sizes, dtype=np.int32),
         "logprobs": t.logprobs[t.mask],
+        "roles": "".join(turn.roles for turn in turns),
         "epoch": [turn.version[0] for turn in turns],
         "step": [turn.version[1] for turn in turns],
         "views": [[{"source": v.source, "rect": v.rect, "frame": v.frame} for v in turn.views] for turn in turns],
@@ -140,7 +152,7 @@ def _trajectory(row: dict[str, Any]) -> Trajectory:
 
 
 def _turns(row: dict[str, Any]) -> tuple[Turn, ...]:
-    """Cut the token arrays at `bounds`; the log-probs advance with the sampled tokens only."""
+    """Cut the token arrays at `bounds`; log-probs and roles advance with the sampled tokens only."""
     tokens, start, p = row["tokens"].tolist(), 0, 0
     logprobs, bounds = row["logprobs"].tolist(), row["bounds"].tolist()
     out = []
@@ -156,6 +168,7 @@ def _turns(row: dict[str, Any]) -> tuple[Turn, ...]:
                 result=None if result is None else ToolResult.from_dict(json.loads(result)),
                 version=(row["epoch"][i], row["step"][i]),
                 error=row["error"][i],
+                roles=row["roles"][p : p + end - seen],
             )
         )
         start, p = end, p + end - seen

@@ -14,6 +14,15 @@ Version = tuple[int, int]
 
 Status = Literal["finished", "over_budget", "infra", "cancelled"]
 
+ROLES = {
+    "p": "prompt", "v": "observation",
+    "t": "thought", "o": "op", "g": "argument", "s": "structure", "a": "answer", "x": "erroneous",
+}  # fmt: skip
+"""What a token is for, by its letter: the first two are observed, the others sampled (paper 3). Erroneous: the span of a
+demonstration that must not be imitated, though its recovery must."""
+LETTERS = "togsax"
+SAMPLED = frozenset(LETTERS)
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -22,10 +31,12 @@ class Turn:
     Log-probs are natural logarithms, kept at float32 (the precision they are stored in), one per sampled token.
     `views` are the pictures whose placeholders occur in `observed`, in order. `result` is the result of `call`; its
     text is in the *next* turn's `observed`. `error` is a code when the sampled text was neither a call nor an answer.
+    `roles` has a letter of ROLES for each sampled token; left out, all of it is thought.
 
-    Raises: ValueError when lengths disagree, a log-prob is not finite, or a result stands without its call.
+    Raises: ValueError when lengths disagree, a log-prob is not finite, a role is none of a sampled token's, or a result
+    stands without its call.
 
-    Example: Turn(observed=(5, 6, 7), sampled=(8, 9), logprobs=(-0.5, -0.25), version=(0, 12))
+    Example: Turn(observed=(5, 6, 7), sampled=(8, 9), logprobs=(-0.5, -0.25), version=(0, 12), roles="sa")
     """
 
     observed: tuple[int, ...]
@@ -36,6 +47,7 @@ class Turn:
     result: ToolResult | None = None
     version: Version = (0, 0)
     error: str | None = None
+    roles: str = ""
 
     def __post_init__(self) -> None:
         keep = object.__setattr__
@@ -44,6 +56,9 @@ class Turn:
         keep(self, "logprobs", tuple(np.asarray(self.logprobs, np.float32).tolist()))
         keep(self, "views", tuple(self.views))
         keep(self, "version", (int(self.version[0]), int(self.version[1])))
+        keep(self, "roles", self.roles or "t" * len(self.sampled))
+        if len(self.roles) != len(self.sampled) or not SAMPLED.issuperset(self.roles):
+            raise ValueError(f"roles {self.roles!r} for {len(self.sampled)} sampled tokens, each of which is one of {LETTERS}")
         if len(self.sampled) != len(self.logprobs):
             raise ValueError(f"{len(self.sampled)} sampled tokens but {len(self.logprobs)} log-probs")
         if not all(map(math.isfinite, self.logprobs)):
@@ -62,6 +77,7 @@ class Turn:
             "result": None if self.result is None else self.result.to_dict(),
             "version": list(self.version),
             "error": self.error,
+            "roles": self.roles,
         }
         return {k: v for k, v in out.items() if v is not None}
 
@@ -77,6 +93,7 @@ class Turn:
             result=ToolResult.from_dict(raw["result"]) if "result" in raw else None,
             version=(raw["version"][0], raw["version"][1]),
             error=raw.get("error"),
+            roles=raw["roles"],
         )
 
 
@@ -134,6 +151,13 @@ class Trajectory:
         out = np.zeros(len(self), np.float32)
         out[self.mask] = [p for turn in self.turns for p in turn.logprobs]
         return out
+
+    @property
+    def roles(self) -> str:
+        """A letter of ROLES for each of the L tokens; what is observed after a call is its observation."""
+        before = (None, *self.turns)
+        asked = ["v" if last is not None and last.call is not None else "p" for last in before]
+        return "".join(seen * len(turn.observed) + turn.roles for seen, turn in zip(asked, self.turns, strict=False))
 
     def __len__(self) -> int:
         return sum(len(turn.observed) + len(turn.sampled) for turn in self.turns)

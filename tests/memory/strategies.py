@@ -4,7 +4,7 @@ import hashlib
 
 from hypothesis import strategies as st
 
-from pixelis.memory.trajectory import Group, Trajectory, Turn
+from pixelis.memory.trajectory import LETTERS, Group, Trajectory, Turn
 from pixelis.tools.call import Failure, ToolCall, ToolResult
 from pixelis.tools.frame import View
 
@@ -48,12 +48,13 @@ def results(draw, sources):
 
 @st.composite
 def turns(draw, sources):
-    sampled = draw(st.lists(st.tuples(token, logprob), max_size=6))
+    sampled = draw(st.lists(st.tuples(token, logprob, st.sampled_from(LETTERS)), max_size=6))
     call = draw(st.none() | st.builds(ToolCall, text, json_object))
     return Turn(
         observed=tuple(draw(st.lists(token, max_size=6))),
-        sampled=tuple(t for t, _ in sampled),
-        logprobs=tuple(p for _, p in sampled),
+        sampled=tuple(t for t, _, _ in sampled),
+        logprobs=tuple(p for _, p, _ in sampled),
+        roles="".join(role for _, _, role in sampled),
         views=tuple(draw(st.lists(views(sources), max_size=2))),
         call=call,
         result=draw(st.none() | results(sources)) if call else None,

@@ -29,10 +29,10 @@ def test_a_call_that_is_no_sound_unicode_is_kept():
 def test_another_format_version_is_one_clear_error():
     table = pa.ipc.open_stream(encode([group(1)])).read_all()
     sink = pa.BufferOutputStream()
-    newer = table.replace_schema_metadata({"pixelis.groups": "2"})
+    newer = table.replace_schema_metadata({"pixelis.groups": "3"})
     with pa.ipc.new_stream(sink, newer.schema) as writer:
         writer.write_table(newer)
-    with pytest.raises(CodecError, match="groups of format 2; this version reads format 1"):
+    with pytest.raises(CodecError, match="groups of format 3; this version reads format 2"):
         decode(sink.getvalue().to_pybytes())
 
 
