@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from pixelis.memory.chain import repeated, steps
 from pixelis.memory.task import Evidence, GoldTask
 from pixelis.memory.trajectory import Trajectory, Turn
 from pixelis.tools.frame import Box
@@ -22,6 +23,11 @@ class RewardSettings:
     answer: float = 1.0
     invalid: float = 0.1
     """Taken off for each step that is the policy's own fault."""
+    length: float = 0.05
+    """Taken off for each step beyond the `free` ones."""
+    free: int = 3
+    duplicate: float = 0.05
+    """Taken off for each call that repeats an earlier one."""
 
 
 def reward(trajectory: Trajectory, gold: GoldTask, settings: RewardSettings) -> dict[str, float]:
@@ -31,6 +37,8 @@ def reward(trajectory: Trajectory, gold: GoldTask, settings: RewardSettings) -> 
     return {
         "answer": settings.answer * correct(trajectory, gold),
         "invalid": -settings.invalid * trajectory.n_invalid,
+        "length": -settings.length * max(0, trajectory.chain_length - settings.free),
+        "duplicate": -settings.duplicate * sum(repeated(steps(trajectory))),
     }
 
 

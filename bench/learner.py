@@ -21,7 +21,10 @@ from pixelis.actors.render import Renderer
 from pixelis.actors.rollout import RolloutSettings, RolloutWorker
 from pixelis.actors.tasks import TaskSource
 from pixelis.learners.batch import Batch, by_length, collate
+from pixelis.learners.corridor import CorridorSettings
+from pixelis.learners.intrinsic import IntrinsicSettings
 from pixelis.learners.learner import Learner, LearnerSettings
+from pixelis.learners.loss import RoleWeights
 from pixelis.learners.reference import logprobs
 from pixelis.memory.model import FeatureCache, Features, Model
 from pixelis.memory.trajectory import Group, Trajectory
@@ -31,7 +34,10 @@ from pixelis.tools.toolbox import Toolbox
 BATCHES = 4
 """Steps in one run."""
 GROUPS, GROUP = 8, 4
-SETTINGS = LearnerSettings(lr=1e-4, warmup=1)
+SETTINGS = LearnerSettings(  # what the loop beside it does, and no more
+    lr=1e-4, warmup=1, roles=RoleWeights(op=1.0, argument=1.0),
+    intrinsic=IntrinsicSettings(curiosity=0.0, coherence=0.0), corridor=CorridorSettings(high=0.0),
+)  # fmt: skip
 
 Ready = tuple[Batch, list[Features], Tensor]
 """A micro-batch, what its placeholders show, and the advantage of each of its trajectories."""

@@ -8,6 +8,7 @@ USER_ERRORS = frozenset(
         "pixelis.actors.shift.ShiftError",
         "pixelis.cluster.config.ConfigError",
         "pixelis.cluster.errors.UsageError",
+        "pixelis.learners.corridor.CorridorError",
         "pixelis.memory.checkpoint.CheckpointError",
         "pixelis.memory.codec.CodecError",
         "pixelis.memory.log.LogError",

@@ -105,12 +105,12 @@ class LearnerPart:
 
     def save(self, path: Path, state: dict[str, Any]) -> Path:
         """Write a checkpoint: trained tensors, optimizer, generators, and the driver's `state` with its cursor."""
-        tensors, packed = self.learner.state()
+        tensors, learner, tables = self.learner.state()
         own = {
-            "base": str(self.base), "phase": self.config.phase, "version": list(self.learner.version), "optimizer": packed,
+            "base": str(self.base), "phase": self.config.phase, "version": list(self.learner.version), "learner": learner,
         }  # fmt: skip
         if self.rank == 0:
-            checkpoint.save(path, {**tensors, "rng": checkpoint.pack_rng()}, {**state, **own})
+            checkpoint.save(path, {**tensors, "rng": checkpoint.pack_rng()}, {**state, **own}, tables)
         return path
 
     def restore(self, path: Path, epoch: int) -> dict[str, Any]:
@@ -118,8 +118,8 @@ class LearnerPart:
         found = checkpoint.load(path)
         if found.state.get("phase") != self.config.phase:
             raise checkpoint.CheckpointError(f"{path}: phase {found.state.get('phase')}, this run is {self.config.phase}")
-        weights = {"model": trained(path, self.learner.model), "optimizer": found.tensors["optimizer"]}
-        self.learner.restore(weights, found.state["optimizer"])
+        weights = {"model": trained(path, self.learner.model)}
+        self.learner.restore({**found.tensors, **weights}, found.state["learner"], found.tables)
         checkpoint.unpack_rng(found.tensors["rng"])
         self.learner.version = (epoch, found.state["version"][1])
         self.pool = Pool(self.config.replay, self.config.seed)

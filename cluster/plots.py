@@ -27,7 +27,12 @@ CURVES: Mapping[str, str] = {  # key in metrics.jsonl -> title; in this order
     "chain_length": "steps before the answer",
     "nll": "negative log-likelihood, nats a token",
     "loss": "loss",
-    "kl_k3_trajectory_mean": "KL to the reference policy, nats a token (k3)",
+    "kl_k3_token_mean": "KL to the start policy, nats a token (k3)",
+    "kl_probe": "KL to the start policy on the probes, nats a token (exact)",
+    "beta": "weight of the KL",
+    "curiosity_scaled": "mean reward for curiosity",
+    "coherence_scaled": "mean reward for coherence",
+    "dynamics_loss": "loss of the dynamics head",
     "ratio_clipped": "share of tokens whose ratio was clipped",
     "grad_norm": "gradient norm before clipping",
 }

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SILENCE = 10.0
 """Seconds between lines without a terminal."""
-SHOWN = ("nll", "reward", "answer", "valid", "chain_length", "kl_k3_trajectory_mean", "loss", "success")
+SHOWN = ("nll", "reward", "answer", "valid", "chain_length", "kl_k3_token_mean", "loss", "success")
 
 
 class Bar:

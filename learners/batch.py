@@ -30,6 +30,8 @@ class Batch:
     """float32 [N], log-probs at sampling time."""
     row: Tensor
     """int64 [N], the trajectory of each sampled token."""
+    roles: Tensor
+    """uint8 [N], what each is for: letters of `memory.trajectory.ROLES`."""
 
 
 def collate(trajectories: Sequence[Trajectory], layout: Layout) -> Batch:
@@ -50,7 +52,14 @@ def collate(trajectories: Sequence[Trajectory], layout: Layout) -> Batch:
         tuple(view for one in laid for view in one.views),
         torch.from_numpy(old.astype(np.float32)),
         torch.from_numpy(np.nonzero(mask)[0]),
+        roles_of(trajectories),
     )
+
+
+def roles_of(trajectories: Sequence[Trajectory]) -> Tensor:
+    """Roles uint8 [N] of all sampled tokens, in row order."""
+    letters = "".join(turn.roles for t in trajectories for turn in t.turns)
+    return torch.frombuffer(bytearray(letters.encode()), dtype=torch.uint8)
 
 
 def by_length(trajectories: Sequence[Trajectory], tokens: int) -> Iterator[list[int]]:

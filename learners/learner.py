@@ -8,16 +8,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pixelis.learners.advantage import advantages
-from pixelis.learners.batch import by_length, collate
-from pixelis.learners.loss import TOLD, GrpoSettings, grpo, imitation
+from pixelis.learners.advantage import Place, advantages
+from pixelis.learners.batch import by_length, collate, roles_of
+from pixelis.learners.corridor import BEYOND, Corridor, CorridorError, CorridorSettings, Snapshot
+from pixelis.learners.curiosity import Senses
+from pixelis.learners.intrinsic import Intrinsic, IntrinsicSettings
+from pixelis.learners.loss import TOLD, GrpoSettings, RoleWeights, Sampled, Told, grpo, imitation
 from pixelis.learners.optimizer import make_optimizer
+from pixelis.learners.probe import Probes
 from pixelis.learners.ranks import Ranks, clip, like, whole
-from pixelis.learners.reference import Reference, logprobs
+from pixelis.learners.reference import Read, Reference, logprobs
 from pixelis.memory.checkpoint import pack_optimizer, unpack_optimizer
+from pixelis.memory.codec import from_table, to_table
 from pixelis.memory.model import FeatureCache, Features, Model
 from pixelis.memory.trajectory import Group, Trajectory, Version
 from pixelis.memory.weights import FlatWeights
@@ -50,7 +56,11 @@ class LearnerSettings:
     """Padded tokens in one forward."""
     advantage_floor: float = 0.1
     """Added to the standard deviation of a group's rewards."""
+    roles: RoleWeights = field(default_factory=RoleWeights)
+    """What tokens count in imitation."""
     grpo: GrpoSettings = field(default_factory=GrpoSettings)
+    intrinsic: IntrinsicSettings = field(default_factory=IntrinsicSettings)
+    corridor: CorridorSettings = field(default_factory=CorridorSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +68,18 @@ class Sample:
     """A trajectory with the credit it carries in this step."""
 
     trajectory: Trajectory
-    advantage: float
-    place: tuple[int, int] = (0, 0)
-    """Its group in the batch, and which of the group's trajectories it is."""
+    advantage: float = 1.0
+    place: Place = (0, 0)
+    read: Read | None = None
+    """What the reference says of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A micro-batch of this rank: which of the trajectories, and whether it counts or only keeps pace with other ranks."""
+
+    indices: list[int]
+    counts: bool = True
 
 
 class Learner:
@@ -74,10 +93,17 @@ class Learner:
         self.ranks = Ranks()
         model.net.model.visual.requires_grad_(settings.train_vision)
         self.features = FeatureCache(model, store)
-        self.reference = Reference(model) if settings.loss == "grpo" else None
+        self.reference = Reference(model, not settings.train_vision) if settings.loss == "grpo" else None
+        self.intrinsic: Intrinsic | None = None
+        if self.reference:
+            still = FeatureCache(self.reference.model, store) if settings.train_vision else self.features
+            self._still = still
+            self.intrinsic = Intrinsic(settings.intrinsic, Senses(self.reference.model, still))
+        self.corridor = Corridor(settings.corridor, settings.grpo.beta)
+        self.probes: Probes | None = None
         self._flat: FlatWeights | None = FlatWeights(self.weights())  # None: sharded
         self._take()
-        self.left_out: dict[str, list[tuple[int, int]]] = {}
+        self.left_out: dict[str, list[Place]] = {}
         """What the last update did not learn from, by reason: (group, trajectory in it) by position."""
 
     def join(self, ranks: Ranks) -> None:
@@ -98,47 +124,81 @@ class Learner:
     def update(self, groups: Sequence[Group]) -> dict[str, float]:
         """One step on some groups. Infrastructure failures and groups without contrast are left out and counted.
 
-        A loss or gradient that is not finite skips the step: weights, optimizer and version stay as they were.
+        A loss or gradient that is not finite skips the step: weights, optimizer and version stay as they were. A step that
+        takes the probes beyond the corridor is undone and tried again, half as long and with twice the weight on the KL;
+        CorridorError when that does not help.
         """
         samples, figures = self._admit(groups)
         if not samples:
             return {**figures, "skipped": 1.0}
-        figures |= self._gradient(samples)
-        norm = clip(self.parameters, self.settings.clip)
-        figures |= {"grad_norm": float(norm), "step": float(self.version[1])}
-        if not (np.isfinite(figures["loss"]) and torch.isfinite(norm)):
-            self.optimizer.zero_grad(set_to_none=True)
-            self.left_out["non_finite"] = [s.place for s in samples]
-            return {**figures, "skipped": 1.0, "non_finite": 1.0}
-        step = self.version[1] + 1
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * self._height(step)
-        self.optimizer.step()
-        self.version = (self.version[0], step)
+        before = Snapshot(self.parameters, self.optimizer) if self._watched(samples) else None
+        for attempt in range(self.settings.corridor.undos + 1):
+            beta, share = self.corridor.attempt(attempt)
+            told = self._gradient(samples, beta)
+            norm = clip(self.parameters, self.settings.clip)
+            figures |= told | {"grad_norm": float(norm), "step": float(self.version[1])}
+            if not (np.isfinite(told["loss"]) and torch.isfinite(norm)):
+                self.optimizer.zero_grad(set_to_none=True)
+                self.left_out["non_finite"] = [s.place for s in samples]
+                return {**figures, "skipped": 1.0, "non_finite": 1.0}
+            self._move(share)
+            if before is None:
+                break
+            figures |= {"kl_probe": self._probe(), "beta": beta, "undone": float(attempt)}
+            if not self.corridor.beyond(figures["kl_probe"]):
+                self.corridor.read(told["kl_k3_token_mean"])
+                break
+            before.undo()
+            self.corridor.undone += 1
+        else:
+            raise CorridorError(_lost(figures, self.settings.corridor))
+        self.version = (self.version[0], self.version[1] + 1)
         return {**figures, "skipped": 0.0, "non_finite": 0.0}
 
-    def _gradient(self, samples: list[Sample]) -> dict[str, float]:
+    def _move(self, share: float) -> None:
+        """One optimizer step at a share of its length."""
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self._height(self.version[1] + 1) * share
+        self.optimizer.step()
+
+    def _gradient(self, samples: list[Sample], beta: float) -> dict[str, float]:
         """The gradient of all samples, each rank working on its part of them; the figures of the loss."""
         self.model.net.train()
         self.optimizer.zero_grad(set_to_none=True)
-        mine = self.ranks.mine(sorted(samples, key=lambda s: len(s.trajectory)))
-        told = dict.fromkeys(("loss", *TOLD[self.settings.loss]), 0.0)
-        total = sum(self._weight(s) for s in samples)
-        parts = [[mine[i] for i in p] for p in by_length([s.trajectory for s in mine], self.settings.micro_tokens)]
-        shares = [sum(self._weight(s) for s in some) / total for some in parts]
-        if self._flat is None:  # a rank with fewer parts works along for nothing, or the others would wait for its shards
-            idle = self.ranks.most(len(parts)) - len(parts)
-            parts, shares = [*parts, *[samples[:1]] * idle], [*shares, *[0.0] * idle]
-        for some, share in zip(parts, shares, strict=True):
-            loss, figures = self._loss(some)
+        keys = ("loss", *TOLD[self.settings.loss])
+        sums = {key: [0.0, 0.0] for key in keys}
+        total = self._total(samples)
+        for part in self._parts([s.trajectory for s in samples]):
+            some = [samples[i] for i in part.indices]
+            share = sum(self._weight(s) for s in some) / total * part.counts
+            loss, told = self._loss(some, beta)
             (loss * share).backward()
-            for key, value in {**figures, "loss": float(loss.detach())}.items():
-                told[key] += share * value
-        return self.ranks.add_up(self.parameters, told)
+            for key, (value, weight) in {**told, "loss": (share * float(loss.detach()), share)}.items():
+                sums[key][0] += value * part.counts
+                sums[key][1] += weight * part.counts
+        flat = {(key, i): value for key, pair in sums.items() for i, value in enumerate(pair)}
+        flat = self.ranks.add_up(self.parameters, flat)
+        return {key: flat[key, 0] / flat[key, 1] for key in keys if flat[key, 1]}
+
+    def _parts(self, trajectories: Sequence[Trajectory]) -> list[Part]:
+        """This rank's micro-batches. With sharded layers a rank with fewer works along for nothing: others need its shards."""
+        mine = self.ranks.mine(sorted(range(len(trajectories)), key=lambda i: len(trajectories[i])))
+        batches = by_length([trajectories[i] for i in mine], self.settings.micro_tokens)
+        parts = [Part([mine[i] for i in batch]) for batch in batches]
+        idle = self.ranks.most(len(parts)) - len(parts) if self._flat is None else 0
+        return [*parts, *[Part([0], counts=False)] * idle]
 
     def _weight(self, sample: Sample) -> float:
-        """Of a trajectory in a batch: imitation counts every token the same (paper 4.1), GRPO every trajectory (5.7)."""
-        return 1.0 if self.reference else float(sample.trajectory.mask.sum())
+        """Of a trajectory in a batch: imitation counts tokens by their roles (paper 4.1), GRPO by its form (5.7)."""
+        if not self.reference:
+            return float(self.settings.roles.of(roles_of([sample.trajectory])).sum())
+        return 1.0 if self.settings.grpo.form == "trajectory_mean" else float(sample.trajectory.mask.sum())
+
+    def _total(self, samples: list[Sample]) -> float:
+        """What the weights are shares of."""
+        if self.reference and self.settings.grpo.form == "dr_grpo":
+            return float(len(samples) * self.settings.grpo.budget)
+        return sum(self._weight(s) for s in samples)
 
     def _height(self, step: int) -> float:
         """What share of their full height the learning rates have at a step (1 is the first)."""
@@ -148,39 +208,81 @@ class Learner:
 
     def _admit(self, groups: Sequence[Group]) -> tuple[list[Sample], dict[str, float]]:
         """What this step learns from, with its credit, and what was left out and why."""
-        samples: list[Sample] = []
-        self.left_out = {"infra": [], "uniform": []}
-        uniform = 0
-        for number, group in enumerate(groups):
-            whole = {(number, k): t for k, t in enumerate(group.trajectories) if t.status not in ("infra", "cancelled")}
-            self.left_out["infra"] += [(number, k) for k in range(len(group)) if (number, k) not in whole]
-            if not whole:
-                continue
-            credit = self._credit(Group(group.task_id, tuple(whole.values())))
-            if np.abs(credit).max() < 1e-6:
-                uniform += 1
-                self.left_out["uniform"] += whole
-                continue
-            samples += [Sample(t, float(a), place) for (place, t), a in zip(whole.items(), credit, strict=True)]
-        infra = float(len(self.left_out["infra"]))
-        return samples, {"groups": float(len(groups)), "groups_uniform": float(uniform), "dropped_infra": infra}
-
-    def _credit(self, group: Group) -> np.ndarray:
-        """What each trajectory of a group counts: a demonstration 1, a rollout its advantage."""
+        every = {(n, k): t for n, group in enumerate(groups) for k, t in enumerate(group.trajectories)}
+        whole = {place: t for place, t in every.items() if t.status not in ("infra", "cancelled")}
+        self.left_out = {"infra": [place for place in every if place not in whole], "uniform": []}
+        figures = {"groups": float(len(groups)), "dropped_infra": float(len(self.left_out["infra"]))}
         if self.settings.loss == "imitation":
-            return np.ones(len(group))
-        return advantages(group, self.settings.advantage_floor)
+            samples = [Sample(t, 1.0, place) for place, t in whole.items()]
+        else:
+            samples, told = self._credited(whole)
+            figures |= told
+        return samples, {**figures, "groups_uniform": float(len({n for n, _ in self.left_out["uniform"]}))}
 
-    def _loss(self, samples: list[Sample]) -> tuple[Tensor, dict[str, float]]:
+    def _credited(self, whole: dict[Place, Trajectory]) -> tuple[list[Sample], dict[str, float]]:
+        """Rollouts with their advantages in their groups; groups whose rewards do not differ are left out."""
+        assert self.intrinsic
+        reads = self._read(whole) if self.intrinsic.coherence else {}
+        rewards, figures = self.intrinsic.rewards(whole, reads)
+        divide = self.settings.grpo.form != "dr_grpo"
+        credit, self.left_out["uniform"] = advantages(rewards, self.settings.advantage_floor, divide)
+        reads = reads or self._read({place: whole[place] for place in credit})
+        return [Sample(whole[place], earned, place, reads[place]) for place, earned in credit.items()], figures
+
+    def _read(self, of: Mapping[Place, Trajectory]) -> dict[Place, Read]:
+        """What the reference says of some trajectories: each rank asks it for its part, and all get all."""
+        assert self.reference
+        trajectories = list(of.values())
+        tokens = np.cumsum([0, *(int(t.mask.sum()) for t in trajectories)])
+        steps = np.cumsum([0, *(t.n_calls for t in trajectories)])
+        width = self.model.net.model.language_model.embed_tokens.weight.shape[1]
+        said, known = torch.zeros(2, int(tokens[-1])), torch.zeros(int(steps[-1]), width)
+        for part in self._parts(trajectories):
+            some = [trajectories[i] for i in part.indices]
+            batch = collate(some, self.model.layout)
+            found = self.reference.read(batch, self._still.get(batch.views), some)
+            for i, read in zip(part.indices, found, strict=True) if part.counts else ():
+                said[:, tokens[i] : tokens[i + 1]] = torch.stack([read.logprobs, read.choice.float()])
+                known[steps[i] : steps[i + 1]] = read.steps
+        said, known = self.ranks.sum(said), self.ranks.sum(known)
+        spans = zip(tokens, tokens[1:], steps, steps[1:], strict=False)
+        reads = [Read(said[0, a:b], said[1, a:b] > 0, known[c:d]) for a, b, c, d in spans]
+        return dict(zip(of, reads, strict=True))
+
+    def _watched(self, samples: list[Sample]) -> bool:
+        """Whether updates are measured on probes; the first samples become them."""
+        settings = self.settings.corridor
+        if self.reference is None or not settings.high or not settings.probes:
+            return False
+        if self.probes is None:
+            ordered = sorted(samples, key=lambda s: s.place[::-1])  # of as many groups as there are
+            self.probes = Probes([s.trajectory for s in ordered[: settings.probes]])
+        return True
+
+    def _probe(self) -> float:
+        """Mean KL of the policy to its reference on the probes, in nats a token."""
+        assert self.probes and self.reference
+        far = torch.zeros(2)
+        with torch.no_grad():
+            for part in self._parts(self.probes.trajectories):
+                batch = collate([self.probes.trajectories[i] for i in part.indices], self.model.layout)
+                seen, known = self._features(batch.views), self._still.get(batch.views)
+                found = self.probes.kl(part.indices, batch, self.model, seen, self.reference.model, known)
+                far += torch.tensor(found) * part.counts
+        kl, count = self.ranks.sum(far).tolist()
+        return float(kl / count)
+
+    def _loss(self, samples: list[Sample], beta: float) -> tuple[Tensor, Told]:
         """Loss of a micro-batch, and figures."""
         batch = collate([s.trajectory for s in samples], self.model.layout)
-        features = self._features(batch.views)
-        now = logprobs(self.model, batch, features)
-        if self.reference is None:
-            return imitation(now, torch.ones_like(now))
+        now = logprobs(self.model, batch, self._features(batch.views))
+        reads = [s.read for s in samples if s.read is not None]
+        if not reads:
+            return imitation(now, self.settings.roles.of(batch.roles))
         credit = torch.tensor([s.advantage for s in samples])[batch.row]
-        weights = (1 / torch.bincount(batch.row))[batch.row]
-        return grpo(now, batch.old, credit, self.reference.logprobs(batch, features), weights, self.settings.grpo)
+        anchor, choice = torch.cat([r.logprobs for r in reads]), torch.cat([r.choice for r in reads])
+        of = Sampled(batch.old, credit, anchor, choice, batch.row, batch.roles)
+        return grpo(now, of, self.settings.grpo, beta)
 
     def _features(self, views: tuple[View, ...]) -> list[Features]:
         """Visual features of a batch; each distinct view once, from the cache while vision is frozen."""
@@ -205,17 +307,36 @@ class Learner:
         if self.ranks.rank == 0:
             self.model.save(folder, net)
 
-    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Weights and optimizer for a checkpoint, and what of the optimizer is JSON. Every rank must ask."""
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, pa.Table]]:
+        """For a checkpoint: tensors, JSON, and tables. Every rank must ask."""
         moments, packed = pack_optimizer(self.optimizer)
-        return {"model": self.weights(), "optimizer": {name: whole(t) for name, t in moments.items()}}, packed
+        tensors = {"model": self.weights(), "optimizer": {name: whole(t) for name, t in moments.items()}}
+        state: dict[str, Any] = {"optimizer": packed, "corridor": self.corridor.state()}
+        if self.intrinsic:
+            tensors["intrinsic"], state["intrinsic"] = self.intrinsic.state()
+        probes = [Group(t.task_id, (t,)) for t in self.probes.trajectories] if self.probes else []
+        return tensors, state, {"probes": to_table(probes)} if probes else {}
 
-    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], packed: dict[str, Any]) -> None:
+    def restore(
+        self, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], tables: Mapping[str, pa.Table]
+    ) -> None:
         """Inverse of `state`. CheckpointError when the optimizer is another."""
         named = dict(self.model.net.named_parameters())
         with torch.no_grad():
             for name, tensor in tensors["model"].items():
                 named[name].copy_(like(tensor, named[name]))
-        unpack_optimizer(self.optimizer, tensors["optimizer"], packed)
+        unpack_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])
         for parameter, moments in self.optimizer.state.items():
             moments.update({name: like(t, parameter) for name, t in moments.items() if isinstance(t, Tensor)})
+        self.corridor.restore(state["corridor"])
+        if self.intrinsic:
+            self.intrinsic.restore(tensors.get("intrinsic", {}), state["intrinsic"])
+        kept = from_table(tables["probes"]) if "probes" in tables else []
+        self.probes = Probes([g.trajectories[0] for g in kept]) if kept else None
+
+
+def _lost(figures: Mapping[str, float], settings: CorridorSettings) -> str:
+    return (
+        f"{settings.undos + 1} times in a row an update took the probes' KL beyond {BEYOND * settings.high:g} nats a token, "
+        f"the last to {figures['kl_probe']:.3f}, beta being {figures['beta']:.3g}: lower learner.lr, or widen learner.corridor"
+    )

@@ -5,13 +5,49 @@ All take the log-probs of sampled tokens only, so an observed token cannot carry
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-TOLD = {"imitation": ("nll",), "grpo": ("surrogate", "kl_k3_trajectory_mean", "ratio_clipped")}
-"""The figures of each loss."""
+from pixelis.memory.trajectory import ROLES, SAMPLED
+
+Form = Literal["trajectory_mean", "token_mean", "dr_grpo"]
+KL = ("trajectory_mean", "token_mean", "choice", *(name for letter, name in ROLES.items() if letter in SAMPLED - {"x"}))
+"""What the KL is averaged over: trajectories' means, all tokens, those where the reference left a choice, those of a role."""
+TOLD = {"imitation": ("nll",), "grpo": ("surrogate", "ratio_clipped", *(f"kl_k3_{over}" for over in KL))}
+"""The figures of each loss. KL is KL(policy || reference) per sampled token, in nats, by the k3 estimator."""
+CHOICE = 0.99
+"""A token where the reference gives one token more than this leaves no choice: it is fixed syntax."""
+
+Told = dict[str, tuple[float, float]]
+"""Figures as (weighted sum, weight), so that those of several batches add up to means."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleWeights:
+    """What a token counts in imitation, by its role (paper 4.1)."""
+
+    thought: float = 1.0
+    op: float = 2.0
+    argument: float = 2.0
+    structure: float = 1.0
+    answer: float = 1.0
+    erroneous: float = 0.0
+
+    def of(self, roles: Tensor) -> Tensor:
+        """Weights float32 [N] of roles uint8 [N], letters of `memory.trajectory.ROLES`.
+
+        Example:
+            >>> RoleWeights().of(torch.frombuffer(bytearray(b"tox"), dtype=torch.uint8)).tolist()
+            [1.0, 2.0, 0.0]
+        """
+        table = torch.zeros(128)
+        letters = {name: ord(letter) for letter, name in ROLES.items()}
+        for field in fields(self):
+            table[letters[field.name]] = getattr(self, field.name)
+        return table[roles.long()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +55,20 @@ class GrpoSettings:
     """Settings of `grpo`."""
 
     clip_low: float = 0.2
-    clip_high: float = 0.2
+    clip_high: float = 0.28
+    """Above `clip_low`: what is rare may grow (DAPO's clip-higher)."""
+    form: Form = "trajectory_mean"
+    """Every trajectory counts the same (paper 5.7), or every token (DAPO), or every token, divided by a constant, with
+    advantages that are not divided by the group's deviation (Dr. GRPO)."""
+    budget: int = 128
+    """The constant of `dr_grpo`: tokens of a trajectory."""
     beta: float = 0.02
-    """Weight of the KL to the reference policy."""
+    """Weight of the KL to the reference policy, at first."""
     truncate: float = 0.0
     """For rollouts by older weights: importance weights are cut off here and nothing is clipped; 0: the paper's clipping."""
 
 
-def imitation(logprobs: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
+def imitation(logprobs: Tensor, weights: Tensor) -> tuple[Tensor, Told]:
     """Weighted masked negative log-likelihood (paper 4.1), normalised by the total weight.
 
     logprobs: [N] of the demonstrated tokens; weights: [N], 0 leaves a token out.
@@ -35,8 +77,9 @@ def imitation(logprobs: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, floa
         >>> float(imitation(torch.tensor([-1.0, -0.5]), torch.tensor([1.0, 2.0]))[0])
         0.6666666865348816
     """
-    loss = -(weights * logprobs).sum() / weights.sum().clamp(min=1e-8)
-    return loss, {"nll": float(loss.detach())}
+    total = weights.sum()
+    loss = -(weights * logprobs).sum() / total.clamp(min=1e-8)
+    return loss, {"nll": _told(-logprobs, weights)}
 
 
 def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
@@ -45,27 +88,43 @@ def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
     return log_ratio.exp() - 1 - log_ratio
 
 
-def grpo(
-    logprobs: Tensor, old: Tensor, advantages: Tensor, reference: Tensor, weights: Tensor, settings: GrpoSettings
-) -> tuple[Tensor, dict[str, float]]:
-    """Clipped token policy gradient with a KL to the reference (paper 5.7), the weighted mean over tokens.
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What `grpo` is told of the N sampled tokens besides their log-probs now; all [N]."""
 
-    All [N]: log-probs now, at sampling time, the advantage of the token's trajectory, log-probs under the reference,
-    and the weight of the token (paper 5.7: one over the length of its trajectory).
-    """
-    ratio = (logprobs - old).exp()
+    old: Tensor
+    """Log-probs at sampling time."""
+    advantages: Tensor
+    """Of each token's trajectory."""
+    reference: Tensor
+    """Log-probs under the reference."""
+    choice: Tensor
+    """bool: whether the reference left a choice."""
+    row: Tensor
+    """int64: which trajectory each token is of."""
+    roles: Tensor
+    """uint8, letters of `memory.trajectory.ROLES`."""
+
+
+def grpo(logprobs: Tensor, of: Sampled, settings: GrpoSettings, beta: float) -> tuple[Tensor, Told]:
+    """Clipped token policy gradient with `beta` times a KL to the reference (paper 5.7), the weighted mean over tokens."""
+    every, each = torch.ones_like(logprobs), (1 / torch.bincount(of.row))[of.row]
+    weights = each if settings.form == "trajectory_mean" else every
     share = weights / weights.sum()
+    ratio = (logprobs - of.old).exp()
     if settings.truncate:  # one update a batch: the policy that the clipping would hold close is the one that is here now
         clipped = ratio.detach().clamp(max=settings.truncate)
-        surrogate = (share * clipped * advantages * (logprobs - logprobs.detach()).exp()).sum()
+        gains = clipped * of.advantages * (logprobs - logprobs.detach()).exp()
     else:
         clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
-        surrogate = (share * torch.minimum(ratio * advantages, clipped * advantages)).sum()
-    kl = (share * k3(logprobs, reference)).sum()
-    loss = -surrogate + settings.beta * kl
-    figures = {
-        "surrogate": float(surrogate.detach()),
-        "kl_k3_trajectory_mean": float(kl.detach()),
-        "ratio_clipped": float((ratio != clipped).float().mean()),
-    }
-    return loss, figures
+        gains = torch.minimum(ratio * of.advantages, clipped * of.advantages)
+    kl = k3(logprobs, of.reference)
+    loss = -(share * gains).sum() + beta * (share * kl).sum()
+    over = {"trajectory_mean": each, "token_mean": every, "choice": of.choice.float()}
+    over |= {name: (of.roles == ord(letter)).float() for letter, name in ROLES.items() if name in KL}
+    figures = {f"kl_k3_{name}": _told(kl, weight) for name, weight in over.items()}
+    return loss, {"surrogate": _told(gains, weights), "ratio_clipped": _told((ratio != clipped).float(), every), **figures}
+
+
+def _told(values: Tensor, weights: Tensor) -> tuple[float, float]:
+    return float((values.detach() * weights).sum()), float(weights.sum())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # seconds to import: only processes that share layers pay
     from torch.distributed.tensor import DTensor
 
 Item = TypeVar("Item")
+Key = TypeVar("Key")
 
 
 class Ranks:
@@ -56,7 +57,13 @@ class Ranks:
         """This rank's part: every `size`-th, so that a sorted batch is shared evenly."""
         return list(items[self.rank :: self.size])
 
-    def add_up(self, parameters: Sequence[Parameter], figures: dict[str, float]) -> dict[str, float]:
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def add_up(self, parameters: Sequence[Parameter], figures: dict[Key, float]) -> dict[Key, float]:
         """Sum gradients (in place) and figures over all ranks, in one message; the same keys on every rank.
 
         Those of sharded layers were averaged already, while they went backward.

@@ -9,13 +9,18 @@ import torch
 from pixelis.actors import nano
 from pixelis.actors.render import Renderer
 from pixelis.learners.batch import collate
+from pixelis.learners.corridor import CorridorError, CorridorSettings
+from pixelis.learners.intrinsic import IntrinsicSettings
 from pixelis.learners.learner import Learner, LearnerSettings
 from pixelis.learners.reference import logprobs
 from pixelis.memory.model import FeatureCache, Model
 from pixelis.memory.trajectory import Group, Trajectory, Turn
+from pixelis.tools.call import ToolCall, ToolResult
 from pixelis.tools.frame import View
 from pixelis.tools.media import MediaStore
 from tests.fakes_media import png, rectangles
+
+OPEN = CorridorSettings(high=0.0)
 
 
 @pytest.fixture
@@ -171,3 +176,76 @@ def test_vision_stays_frozen_unless_it_is_trained(model: Model, store: MediaStor
         [Group("t", (episode(model, store, 0),))]
     )
     assert any("visual" in name for name, p in model.net.named_parameters() if not torch.equal(before[name], p))
+
+
+def contrast(model: Model, store: MediaStore) -> Group:
+    """A right and a wrong answer, as the policy would sample them now."""
+    said = [honest(model, store, episode(model, store, 0, text)) for text in ("K", "A")]
+    return Group("t", tuple(replace(t, rewards={"answer": float(t.answer == "K")}) for t in said))
+
+
+def test_an_update_beyond_the_corridor_is_undone_and_made_smaller(model: Model, store: MediaStore) -> None:
+    corridor = CorridorSettings(low=0.0, high=0.01)
+    learner = Learner(model, store, LearnerSettings(loss="grpo", lr=0.02, warmup=1, corridor=corridor))
+    before, beta = state(model), learner.corridor.beta
+    figures = learner.update([contrast(model, store)])
+    assert figures["undone"] >= 1 and figures["kl_probe"] <= 1.5 * corridor.high
+    assert figures["beta"] == min(1.0, beta * 2 ** figures["undone"]) and learner.corridor.undone == figures["undone"]
+    assert learner.version == (0, 1)
+    assert any(not torch.equal(before[name], p) for name, p in model.net.named_parameters())
+
+
+def test_undone_again_and_again_the_run_ends_where_it_was(model: Model, store: MediaStore) -> None:
+    corridor = CorridorSettings(low=0.0, high=1e-15, undos=3)
+    learner = Learner(model, store, LearnerSettings(loss="grpo", lr=0.1, warmup=1, corridor=corridor))
+    before = state(model)
+    with pytest.raises(CorridorError, match=r"4 times in a row .* lower learner\.lr"):
+        learner.update([contrast(model, store)])
+    assert all(torch.equal(before[name], p) for name, p in model.net.named_parameters())
+    assert learner.version == (0, 0)
+
+
+def test_probes_are_the_first_rollouts_and_stay(model: Model, store: MediaStore) -> None:
+    learner = Learner(model, store, LearnerSettings(loss="grpo", lr=1e-4, warmup=1))
+    learner.update([contrast(model, store)])
+    assert learner.probes is not None
+    first = learner.probes.trajectories
+    assert [t.id for t in first] == ["t0", "t0"]
+    learner.update([contrast(model, store)])
+    assert learner.probes.trajectories == first
+    other = Learner(nano.build(seed=1), store, LearnerSettings(loss="grpo", lr=1e-4, warmup=1))
+    tensors, packed, tables = learner.state()
+    other.restore(tensors, packed, tables)
+    assert other.probes is not None and other.probes.trajectories == first
+
+
+def test_what_the_reference_sees_stays_while_vision_trains(model: Model, store: MediaStore) -> None:
+    """Its own vision tower, and features of it: a KL to a moving reference would be none."""
+    learner = Learner(model, store, LearnerSettings(loss="grpo", lr=1e-2, warmup=1, train_vision=True, corridor=OPEN))
+    some = contrast(model, store)
+    members = {(0, k): t for k, t in enumerate(some.trajectories)}
+    before = learner._read(members)
+    learner.update([some])
+    assert torch.equal(before[0, 0].logprobs, learner._read(members)[0, 0].logprobs)
+
+
+def test_a_group_of_equal_answers_has_contrast_where_chains_differ(model: Model, store: MediaStore) -> None:
+    """Both are right, one used a tool: the bonus for use pays for it while too few do."""
+    used = episode(model, store, 0)
+    call, result = ToolCall("OCR", {"on": "img0"}), ToolResult(True, "OCR", data={"text": "K7P"})
+    used = replace(used, turns=(replace(used.turns[0], call=call, result=result), used.turns[1]))
+    group = Group("t", tuple(replace(t, rewards={"answer": 1.0}) for t in (used, *[episode(model, store, 0)] * 3)))
+    only = IntrinsicSettings(curiosity=0.0, coherence=0.0)
+    for bonus, skipped in ((0.0, 1.0), (0.5, 0.0)):
+        settings = LearnerSettings(loss="grpo", intrinsic=replace(only, usage=bonus), corridor=OPEN)
+        learner = Learner(nano.build(seed=1), store, settings)
+        assert learner.update([group])["skipped"] == skipped
+
+
+def test_what_is_erroneous_is_not_imitated(model: Model, store: MediaStore) -> None:
+    """Its recovery is (paper 4.1)."""
+    whole = episode(model, store, 0)
+    flawed = replace(whole, turns=(replace(whole.turns[0], roles="x" * len(whole.turns[0].sampled)), whole.turns[1]))
+    rest = token_logprobs(model, store, whole)[len(whole.turns[0].sampled) :]
+    told = Learner(model, store, LearnerSettings(lr=1e-9)).update([Group("t", (flawed,))])
+    assert told["nll"] == pytest.approx(-float(rest.mean()), rel=1e-3)

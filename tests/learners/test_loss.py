@@ -5,7 +5,17 @@ import pytest
 import torch
 
 from pixelis.learners.advantage import normalised
-from pixelis.learners.loss import GrpoSettings, grpo, imitation, k3
+from pixelis.learners.loss import GrpoSettings, RoleWeights, Sampled, grpo, imitation, k3
+
+
+def sampled(now: torch.Tensor, rows: list[int] | None = None, **changes: torch.Tensor) -> Sampled:
+    """Tokens of one trajectory each (or of those in `rows`), as they were sampled and as the reference has them."""
+    here, row = now.detach(), torch.tensor(rows or list(range(len(now))))
+    told = {
+        "old": here, "advantages": torch.ones_like(here), "reference": here, "choice": torch.ones_like(here) > 0, "row": row,
+        "roles": torch.full_like(row, ord("t"), dtype=torch.uint8),
+    }  # fmt: skip
+    return Sampled(**(told | changes))
 
 
 def test_weighted_imitation() -> None:
@@ -27,24 +37,48 @@ def test_k3(log_ratio: float, value: float) -> None:
 
 def test_grpo_stops_pushing_outside_the_clip() -> None:
     """A token whose ratio has left the trust region on the good side carries no gradient; inside it does."""
-    old, same = torch.zeros(2), torch.zeros(2)
     now = torch.tensor([0.5, 0.1], requires_grad=True)
-    loss, told = grpo(now, old, torch.ones(2), now.detach() + same, torch.ones(2), GrpoSettings(beta=0.0))
+    loss, told = grpo(now, sampled(now, old=torch.zeros(2)), GrpoSettings(), beta=0.0)
     loss.backward()
     assert now.grad is not None
     assert now.grad[0] == 0 and now.grad[1] < 0
-    assert told["ratio_clipped"] == 0.5
+    assert told["ratio_clipped"] == (1.0, 2.0)
 
 
-def test_grpo_counts_every_trajectory_the_same() -> None:
-    """Paper 5.7: a mean over trajectories of means over tokens, so that a long chain does not outweigh a short one."""
-    long, short = torch.full((6,), -1.0), torch.full((2,), -2.0)
-    now, weights = torch.cat([long, short]).requires_grad_(), torch.cat([torch.full((6,), 1 / 6), torch.full((2,), 1 / 2)])
-    credit = torch.cat([torch.ones(6), -torch.ones(2)])
-    loss, _ = grpo(now, now.detach(), credit, now.detach(), weights, GrpoSettings())
+def test_what_is_rare_may_grow_further_than_it_may_shrink() -> None:
+    now = torch.tensor([0.23, -0.25], requires_grad=True)  # ratios 1.26 and 0.78
+    loss, _ = grpo(now, sampled(now, old=torch.zeros(2), advantages=torch.tensor([1.0, -1.0])), GrpoSettings(), beta=0.0)
     loss.backward()
     assert now.grad is not None
-    assert float(now.grad[:6].sum()) == pytest.approx(-0.5) and float(now.grad[6:].sum()) == pytest.approx(0.5)
+    assert now.grad[0] < 0 and now.grad[1] == 0
+
+
+@pytest.mark.parametrize(("form", "shares"), [("trajectory_mean", (1 / 2, 1 / 2)), ("token_mean", (6 / 8, 2 / 8))])
+def test_forms_differ_in_what_a_long_chain_counts(form: str, shares: tuple[float, float]) -> None:
+    """Paper 5.7: a mean over trajectories of means over tokens, so that a long chain does not outweigh a short one; or not."""
+    now = torch.cat([torch.full((6,), -1.0), torch.full((2,), -2.0)]).requires_grad_()
+    credit = torch.cat([torch.ones(6), -torch.ones(2)])
+    loss, _ = grpo(now, sampled(now, [0] * 6 + [1] * 2, advantages=credit), GrpoSettings(form=form), beta=0.0)  # type: ignore[arg-type]
+    loss.backward()
+    assert now.grad is not None
+    assert (float(-now.grad[:6].sum()), float(now.grad[6:].sum())) == pytest.approx(shares)
+
+
+def test_the_kl_is_told_for_each_role_and_where_there_was_a_choice() -> None:
+    now = torch.zeros(4)
+    apart = torch.tensor([0.5, 0.1, 0.0, 0.0])
+    roles = torch.tensor([ord(c) for c in "ogsa"], dtype=torch.uint8)
+    choice = torch.tensor([True, True, False, False])
+    _, told = grpo(now, sampled(now, [0] * 4, reference=apart, roles=roles, choice=choice), GrpoSettings(), beta=0.0)
+    kl = {name.removeprefix("kl_k3_"): value / weight for name, (value, weight) in told.items() if "kl" in name and weight}
+    assert kl["op"] == pytest.approx(0.14872, abs=1e-5) and kl["argument"] == pytest.approx(0.00517, abs=1e-5)
+    assert kl["structure"] == kl["answer"] == 0 and "thought" not in kl
+    assert kl["choice"] == pytest.approx(2 * kl["token_mean"])
+
+
+def test_roles_count_by_their_weights() -> None:
+    letters = torch.tensor([ord(c) for c in "togsax"], dtype=torch.uint8)
+    assert RoleWeights().of(letters).tolist() == [1, 2, 2, 1, 1, 0]
 
 
 def test_truncated_weights_are_those_of_importance_sampling_up_to_the_cut() -> None:
@@ -52,13 +86,13 @@ def test_truncated_weights_are_those_of_importance_sampling_up_to_the_cut() -> N
     old = torch.zeros(4)
     credit = torch.tensor([1.0, -1.0, 1.0, -1.0])
     now = torch.tensor([0.5, -0.5, 2.0, 2.0], requires_grad=True)
-    settings = GrpoSettings(beta=0.0, truncate=2.0)
-    grpo(now, old, credit, now.detach(), torch.ones(4), settings)[0].backward()
+    settings = GrpoSettings(truncate=2.0)
+    grpo(now, sampled(now, old=old, advantages=credit), settings, beta=0.0)[0].backward()
     weights = torch.tensor([0.5, -0.5, 2.0, 2.0]).exp().clamp(max=2.0)
     torch.testing.assert_close(now.grad, -weights * credit / 4)
     gradients = []
-    for some in (settings, GrpoSettings(beta=0.0)):
+    for some in (settings, GrpoSettings()):
         here = torch.zeros(4, requires_grad=True)
-        grpo(here, old, credit, old, torch.ones(4), some)[0].backward()
+        grpo(here, sampled(here, old=old, advantages=credit), some, beta=0.0)[0].backward()
         gradients.append(here.grad)
     torch.testing.assert_close(*gradients)
