@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from pixelis.memory.chain import repeated, steps
+from pixelis.memory.chain import composite, hops, redundant, repeated, steps
 from pixelis.memory.task import Evidence, GoldTask
 from pixelis.memory.trajectory import Trajectory, Turn
 from pixelis.tools.frame import Box
@@ -52,8 +52,8 @@ class Outcome:
     """One evaluated episode.
 
     Example:
-        >>> Outcome("code", True, 2, 2, 2, 0.91)
-        Outcome(family='code', success=True, steps=2, valid=2, calls=2, fidelity=0.91)
+        >>> Outcome("code", True, steps=2, valid=2, calls=2, fidelity=0.91).success
+        True
     """
 
     family: str
@@ -66,10 +66,17 @@ class Outcome:
     """Calls that succeeded."""
     fidelity: float | None
     """Mean agreement of the calls with the gold evidence, None without a call that evidence speaks about."""
+    composite: bool = False
+    """Whether one operation built on another."""
+    hops: tuple[bool, ...] = ()
+    """Of neighbouring calls: whether the operation changes though the second does not build on the first."""
+    redundant: tuple[bool, ...] = ()
+    """Of each call: whether an earlier one looked at much of the same."""
 
 
 def outcome(trajectory: Trajectory, gold: GoldTask, workspace: Workspace) -> Outcome:
     """Measure one finished episode."""
+    chain = steps(trajectory)
     marks = [m for m in (fidelity(turn, gold.evidence, workspace) for turn in trajectory.turns) if m is not None]
     return Outcome(
         gold.task.family,
@@ -78,6 +85,9 @@ def outcome(trajectory: Trajectory, gold: GoldTask, workspace: Workspace) -> Out
         trajectory.chain_length - trajectory.n_invalid,
         trajectory.n_valid,
         float(np.mean(marks)) if marks else None,
+        composite(trajectory),
+        tuple(hops(chain)),
+        tuple(redundant(chain)),
     )
 
 
@@ -96,6 +106,12 @@ class Figures:
     """Share of episodes with at least one successful call (RaPR `valid`, paper section 7)."""
     visfid: float
     """Mean over calls of their agreement with gold evidence (VisFid, paper section 7), averaged over episodes."""
+    racpr: float
+    """Share of episodes in which one operation built on another (RaCPR, paper section 7); never above `rapr`."""
+    hop_rate: float
+    """Share of neighbouring calls that change the operation without building on each other."""
+    redundancy: float
+    """Share of calls that look at much of what an earlier one of their operation did (IoU above 0.5)."""
 
 
 def figures(outcomes: Sequence[Outcome]) -> Figures:
@@ -103,14 +119,18 @@ def figures(outcomes: Sequence[Outcome]) -> Figures:
     if not outcomes:
         raise ValueError("no episode to aggregate")
     marks = [o.fidelity for o in outcomes if o.fidelity is not None]
-    steps = sum(o.steps for o in outcomes)
+    taken = sum(o.steps for o in outcomes)
+    hopped, again = [h for o in outcomes for h in o.hops], [r for o in outcomes for r in o.redundant]
     return Figures(
         n=len(outcomes),
         success=float(np.mean([o.success for o in outcomes])),
-        valid=sum(o.valid for o in outcomes) / steps if steps else 1.0,
-        chain_length=steps / len(outcomes),
+        valid=sum(o.valid for o in outcomes) / taken if taken else 1.0,
+        chain_length=taken / len(outcomes),
         rapr=float(np.mean([o.calls > 0 for o in outcomes])),
         visfid=float(np.mean(marks)) if marks else 0.0,
+        racpr=float(np.mean([o.composite for o in outcomes])),
+        hop_rate=float(np.mean(hopped)) if hopped else 0.0,
+        redundancy=float(np.mean(again)) if again else 0.0,
     )
 
 

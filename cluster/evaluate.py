@@ -119,8 +119,9 @@ def command(
 
 
 def _table(found: Evaluation, ceilings: Mapping[str, float]) -> Table:
-    columns = ("success", "valid", "chain_length", "rapr", "visfid")
-    table = Table("family", "n", "success", "valid", "chain length", "RaPR", "VisFid", *(["tools"] if ceilings else []))
+    columns = ("success", "valid", "chain_length", "rapr", "racpr", "hop_rate", "redundancy", "visfid")
+    heads = ("success", "valid", "chain length", "RaPR", "RaCPR", "hops", "redundant", "VisFid")
+    table = Table("family", "n", *heads, *(["tools"] if ceilings else []))
     for family, row in found.figures.items():
         own = [f"{ceilings[family]:.3f}" if family in ceilings else ""] if ceilings else []
         table.add_row(family, f"{row['n']}", *(f"{row[k]:.3f}" for k in columns), *own)

@@ -24,11 +24,11 @@ SAMPLES = 2
 """Episodes shown of each phase, family and verdict."""
 WHAT = {
     "sft": "imitation of a teacher that recites demonstrations through the real tools",
-    "rft": "reinforcement from own rollouts: the answer key and valid calls are the reward",
+    "rft": "reinforcement from own rollouts: answers, curiosity and coherence pay; long, invalid and repeated chains cost",
 }
 COLUMNS = {
     "n": "episodes", "success": "success", "valid": "valid steps", "chain_length": "steps", "rapr": "RaPR",
-    "visfid": "VisFid",
+    "racpr": "RaCPR", "hop_rate": "hops", "redundancy": "redundant", "visfid": "VisFid",
 }  # fmt: skip
 
 Phases = Mapping[str, Sequence[Trajectory]]

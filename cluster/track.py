@@ -99,7 +99,8 @@ def read_summary(root: Path) -> dict[str, Any]:
 def write_summary(root: Path, changes: Mapping[str, Any]) -> None:
     """Merge `changes` into summary.json, phase by phase.
 
-    Schema: `phases.<phase>.heldout.<family or all>.{n, success, valid, chain_length, rapr, visfid}`,
+    Schema: `phases.<phase>.heldout.<family or all>.{n, success, valid, chain_length, rapr,
+    visfid, racpr, hop_rate, redundancy}`,
     `phases.<phase>.{steps, version, wall_s, cpu_s, infra, actors_died, tools, policy, load_start, load_end}`, `versions`,
     and for a demo `pretrain` and the whole run's `wall_s` and `cpu_s`.
     """

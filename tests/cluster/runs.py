@@ -51,6 +51,7 @@ def make_run(root: Path, count: int = 8) -> list[Trajectory]:
 def summary(name: str) -> dict:
     """summary.json with figures that are made up."""
     code = {"n": 1000, "success": 0.58, "valid": 0.97, "chain_length": 5.4, "rapr": 0.99, "visfid": 0.71}
+    code |= {"racpr": 0.8, "hop_rate": 0.1, "redundancy": 0.2}
     clip = {**code, "success": 0.41, "chain_length": 5.9, "visfid": 0.63}
     better = {"success": 0.93, "valid": 0.995, "chain_length": 2.1}
     phase = {"steps": 1200, "version": [0, 1200], "infra": 0, "actors_died": 0, "wall_s": 412.0, "cpu_s": 790.5}

@@ -23,7 +23,7 @@ from pixelis.tools.media import MediaStore
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-FIGURES = {"n", "success", "valid", "chain_length", "rapr", "visfid"}
+FIGURES = {"n", "success", "valid", "chain_length", "rapr", "visfid", "racpr", "hop_rate", "redundancy"}
 
 
 @pytest.fixture(scope="module")
