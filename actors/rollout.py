@@ -13,7 +13,7 @@ from pixelis.actors.episode import Episode, Limits
 from pixelis.actors.render import Renderer
 from pixelis.actors.scene import Dialogue, Scene, echo
 from pixelis.actors.score import Outcome, RewardSettings, outcome, reward
-from pixelis.actors.tasks import TaskSource
+from pixelis.actors.tasks import Questions, TaskSource
 from pixelis.actors.teacher import Style, Teacher, verify
 from pixelis.actors.world import FAMILIES
 from pixelis.memory.task import GoldTask, Task
@@ -63,7 +63,7 @@ class RolloutWorker:
     """
 
     def __init__(
-        self, source: TaskSource, toolbox: Toolbox, renderer: Renderer, engine: Engine, settings: RolloutSettings, run: int
+        self, source: Questions, toolbox: Toolbox, renderer: Renderer, engine: Engine, settings: RolloutSettings, run: int
     ) -> None:
         self.source, self.toolbox, self.renderer, self.engine = source, toolbox, renderer, engine
         self.settings, self.run = settings, run
@@ -126,6 +126,7 @@ class RolloutWorker:
         return replace(trajectory, rewards=reward(trajectory, gold, self.settings.reward))
 
     def _lesson(self, index: int) -> Lesson:
+        assert isinstance(self.source, TaskSource)  # a file's questions come without a teacher
         scene, rng = self.source.scene(index), np.random.default_rng([self.run, index])
         episode = self._episode(scene.task.task, index, 0, replace(self.settings.limits, turn_tokens=10_000))
         return Lesson(scene, rng, Teacher(scene, rng, self.settings.style), episode)

@@ -13,7 +13,7 @@ from pixelis.memory.task import Evidence, GoldTask
 from pixelis.memory.trajectory import Trajectory, Turn
 from pixelis.tools.frame import Box
 from pixelis.tools.handle import Workspace
-from pixelis.tools.measure import box_iou, cer, exact, t_iou
+from pixelis.tools.measure import agrees, box_iou, cer, t_iou
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ def reward(trajectory: Trajectory, gold: GoldTask, settings: RewardSettings) -> 
 
 
 def correct(trajectory: Trajectory, gold: GoldTask) -> bool:
-    """Whether the answer is exactly the gold one."""
-    return trajectory.answer is not None and exact(trajectory.answer, gold.answer)
+    """Whether the answer is the gold one."""
+    return trajectory.answer is not None and agrees(trajectory.answer, gold.answer, gold.task.answer_type)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import count, islice
+from typing import Protocol
 
 from pixelis.actors.scene import Scene
 from pixelis.actors.shift import Shift
 from pixelis.actors.world import NO_SHIFT, Split, make_scene
 from pixelis.memory.task import GoldTask
 from pixelis.tools.media import MediaStore
+
+
+class Questions(Protocol):
+    """Questions with their keys by index; their media are in the store once they are asked for."""
+
+    store: MediaStore
+
+    def gold(self, index: int) -> GoldTask: ...
 
 
 class TaskSource:

@@ -106,8 +106,8 @@ def demo(resume: Resume = False, dashboard: Dashboard = False) -> None:
 @app.command("eval")
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A policy folder, a checkpoint, or a run.")],
-    suite: Annotated[str, typer.Option(help="Which questions; pixelworld.")] = "pixelworld",
-    n: Annotated[int, typer.Option("--n", help="Questions a family.", min=1)] = 200,
+    suite: Annotated[str, typer.Option(help="Which questions: pixelworld, or a file like tasks.jsonl.")] = "pixelworld",
+    n: Annotated[int, typer.Option("--n", help="Questions a family, or lines of the file.", min=1)] = 200,
     split: Annotated[str, typer.Option(help="vision, demo, rft, dev or heldout.")] = "heldout",
     family: Annotated[
         list[str] | None, typer.Option(help="code, clip or tally; may be repeated. [default: code, clip]")
@@ -126,6 +126,7 @@ def evaluate(
 
     * `pixelis eval runs/demo --suite pixelworld --n 100`
     * `pixelis eval runs/demo --shift noise:0.5 --json`
+    * `pixelis eval runs/demo --suite my/tasks.jsonl`
     """
     from pixelis.cluster.evaluate import command
 
@@ -240,6 +241,22 @@ def export(
 
     write(checkpoint, folder)
     print(folder)
+
+
+tasks = typer.Typer(no_args_is_help=True, help="Questions of your own, in a file: one JSON object a line (docs/tasks.md).")
+app.add_typer(tasks, name="tasks")
+
+
+@tasks.command("check")
+def check_tasks(file: Annotated[Path, typer.Argument(help="A file like tasks.jsonl; media paths are beside it.")]) -> None:
+    """Look at every question of a file: whether the line, its media and its evidence can be used. Exits with 1 if not all can.
+
+    Example: `pixelis tasks check my/tasks.jsonl`
+    """
+    from pixelis.cluster.tasks import command
+
+    if not command(file):
+        raise typer.Exit(1)
 
 
 @app.command()

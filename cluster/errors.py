@@ -5,6 +5,7 @@ import errno
 USER_ERRORS = frozenset(
     {
         "pixelis.actors.liveness.BlindPolicy",
+        "pixelis.actors.questions.TaskError",
         "pixelis.actors.shift.ShiftError",
         "pixelis.cluster.config.ConfigError",
         "pixelis.cluster.errors.UsageError",

@@ -96,8 +96,10 @@ def command(
     """`pixelis eval`: a table, or with `as_json` the figures by family; under a shift with the tools' ceiling."""
     from pixelis.cluster.policy import resolve
 
+    if suite.endswith(".jsonl"):
+        return _of_file(checkpoint, Path(suite), n, as_json)
     if suite != "pixelworld":
-        raise UsageError(f"--suite {suite}: unknown; known: pixelworld")
+        raise UsageError(f"--suite {suite}: unknown; give pixelworld, or a file of questions that ends in .jsonl")
     if split not in SPLITS:
         raise UsageError(f"--split {split}: unknown; known: {', '.join(SPLITS)}")
     if unknown := [name for name in families if name not in FAMILIES]:
@@ -116,6 +118,37 @@ def command(
     console.print(_table(found, ceilings))
     if shift:
         console.print(f"under {asked.shift}; tools: success of the shortest chain with gold boxes, {n} scenes a family")
+
+
+def _of_file(checkpoint: Path, path: Path, n: int, as_json: bool) -> None:
+    """The first `n` questions of a file: their figures as a table or as JSON."""
+    from pixelis.actors.questions import QuestionFile
+    from pixelis.actors.render import Renderer
+    from pixelis.actors.rollout import RolloutWorker
+    from pixelis.cluster.policy import resolve
+    from pixelis.cluster.runner import Runner
+
+    resolve(checkpoint)
+    console = Console(stderr=as_json)
+    with TemporaryDirectory() as folder:
+        none = TaskSettings(split="heldout")  # of PixelWorld nothing is asked
+        config = RunConfig("eval", "rft", start=str(checkpoint), tasks=none, learner=LearnerSettings(loss="grpo"))
+        runner = Runner(config, Path(folder), None)
+        source = QuestionFile(path, runner.store)
+        worker = RolloutWorker(
+            source, runner.toolbox, Renderer(runner.engine.model), runner.engine, config.rollout, config.seed
+        )
+        outcomes: list[Outcome] = []
+        asked = range(min(n, len(source)))
+        with Bar("eval", len(asked), "episodes", console) as bar:
+            for start in asked[::BATCH]:
+                outcomes += worker.evaluate(asked[start : start + BATCH])[0]
+                bar.to(min(start + BATCH, len(asked)))
+    found = Evaluation(by_family(outcomes), (), len(asked) - len(outcomes))
+    if as_json:
+        print(json.dumps({"suite": str(path), "infra": found.infra, "heldout": found.figures}))
+    else:
+        console.print(_table(found, {}))
 
 
 def _table(found: Evaluation, ceilings: Mapping[str, float]) -> Table:

@@ -104,7 +104,7 @@ class Runner:
         """Vision liveness: see `actors.liveness.check_vision`."""
         self._pull(published)
         source = self._worker(split, equally=True).source
-        tasks = [source.gold(i).task for i in range(4 * len(source.families))]
+        tasks = [source.gold(i).task for i in range(4 * len(set(self.config.tasks.families)))]
         return check_vision(self.engine.model, Renderer(self.engine.model), self.store, tasks)
 
     def _pull(self, published: Published | None) -> None:

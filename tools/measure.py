@@ -1,5 +1,6 @@
 """Measures of evidence and answers: pure functions, formulas and golden values in paper.md 7 and 15."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -113,6 +114,21 @@ def anls(read: str, golds: str | list[str], floor: float = 0.5) -> float:
 def exact(read: str, gold: str) -> bool:
     """Equal but for case and white space around and between words."""
     return " ".join(read.split()).casefold() == " ".join(gold.split()).casefold()
+
+
+def agrees(said: str, gold: str, kind: str) -> bool:
+    """Whether an answer of a kind is the gold one: a number by its value, a choice by its letter, text as `exact`.
+
+    Example:
+        >>> agrees("1,200.0", "1200", "number"), agrees("(b)", "B", "choice"), agrees("about 3", "3", "number")
+        (True, True, False)
+    """
+    if kind == "number":
+        try:
+            return math.isclose(float(said.replace(",", "")), float(gold.replace(",", "")), rel_tol=1e-6)
+        except ValueError:
+            return exact(said, gold)
+    return exact(said.strip(" ().:"), gold.strip(" ().:")) if kind == "choice" else exact(said, gold)
 
 
 def _overlaps(found: Boxes, gold: Boxes) -> list[float | None]:
