@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -83,6 +83,8 @@ class Phase:
         self.meter, self.load = usage.Meter(), usage.load()
         self.spent = {"wall_s": 0.0, "cpu_s": 0.0}
         self.rebuilt = Counter[Path]()
+        self.alarmed: set[str] = set()
+        """Components of the reward of which was told that they do not differ."""
 
     def run(self) -> None:
         """Train, evaluate, and write everything down. Raises Interrupted after Ctrl-C."""
@@ -140,6 +142,9 @@ class Phase:
                 algorithm.train()
                 for figures in algorithm.figures:
                     track.log(int(figures["step"]), figures)
+                    for name in constant(figures) - self.alarmed:
+                        bar.say(f"step {loop.step}: all rollouts of 50 updates earned the same {name}: it teaches nothing")
+                        self.alarmed.add(name)
                 bar.to(loop.step, algorithm.figures[-1])
                 if self.stop.asked:
                     raise Interrupted(self.config.phase, self._save(algorithm))
@@ -211,6 +216,16 @@ class Phase:
     def _spent(self) -> dict[str, float]:
         now = self.meter.read()
         return {key: round(self.spent[key] + now[key], 1) for key in now}
+
+
+def constant(figures: Mapping[str, float]) -> set[str]:
+    """Components of the reward that have not differed between rollouts for a while.
+
+    Example:
+        >>> constant({"coherence_constant": 1.0, "curiosity_constant": 0.0})
+        {'coherence'}
+    """
+    return {name.removesuffix("_constant") for name, value in figures.items() if name.endswith("_constant") and value}
 
 
 class Stop:

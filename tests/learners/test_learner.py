@@ -10,7 +10,8 @@ from pixelis.actors import nano
 from pixelis.actors.render import Renderer
 from pixelis.learners.batch import collate
 from pixelis.learners.corridor import CorridorError, CorridorSettings
-from pixelis.learners.intrinsic import IntrinsicSettings
+from pixelis.learners.curiosity import Senses
+from pixelis.learners.intrinsic import Intrinsic, IntrinsicSettings
 from pixelis.learners.learner import Learner, LearnerSettings
 from pixelis.learners.reference import logprobs
 from pixelis.memory.model import FeatureCache, Model
@@ -240,6 +241,15 @@ def test_a_group_of_equal_answers_has_contrast_where_chains_differ(model: Model,
         settings = LearnerSettings(loss="grpo", intrinsic=replace(only, usage=bonus), corridor=OPEN)
         learner = Learner(nano.build(seed=1), store, settings)
         assert learner.update([group])["skipped"] == skipped
+
+
+def test_a_component_that_never_differs_sets_off_an_alarm(model: Model, store: MediaStore) -> None:
+    """Episodes without calls: there is nothing to be curious about."""
+    senses = Senses(model, FeatureCache(model, store))
+    intrinsic = Intrinsic(IntrinsicSettings(coherence=0.0), senses)
+    some = {(0, k): episode(model, store, k) for k in range(2)}
+    told = [intrinsic.rewards(some, {})[1]["curiosity_constant"] for _ in range(50)]
+    assert told == [0.0] * 49 + [1.0]
 
 
 def test_what_is_erroneous_is_not_imitated(model: Model, store: MediaStore) -> None:
