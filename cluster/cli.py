@@ -89,7 +89,7 @@ def train(
 
 @app.command()
 def demo(resume: Resume = False, dashboard: Dashboard = False) -> None:
-    """The whole loop, small: pre-train, SFT, RFT, report. About a quarter of an hour on two cores.
+    """The whole loop, small: pre-train, SFT, CC-RFT, report. About twenty minutes on two cores.
 
     Writes runs/demo with summary.json, checkpoints, every trajectory, and report.html. Without --resume an earlier
     runs/demo is replaced.
