@@ -110,9 +110,9 @@ def test_what_leaves_the_ranks_is_whole(case: str, folder: Path) -> None:
     saved = dict(Model.load(folder / case).net.named_parameters())
     for name, tensor in first["weights"].items():
         assert torch.equal(sent[name], tensor) and torch.equal(saved[name], tensor)
-    tensors, packed = first["state"]
-    alone.restore(tensors, packed)
-    again, _ = alone.state()
+    tensors, *rest = first["state"]
+    alone.restore(tensors, *rest)
+    again, *_ = alone.state()
     assert all(torch.equal(again[part][name], t) for part, named in tensors.items() for name, t in named.items())
 
 
