@@ -212,7 +212,7 @@ class Learner:
         whole = {place: t for place, t in every.items() if t.status not in ("infra", "cancelled")}
         self.left_out = {"infra": [place for place in every if place not in whole], "uniform": []}
         figures = {"groups": float(len(groups)), "dropped_infra": float(len(self.left_out["infra"]))}
-        if self.settings.loss == "imitation":
+        if self.settings.loss == "imitation" or not whole:
             samples = [Sample(t, 1.0, place) for place, t in whole.items()]
         else:
             samples, told = self._credited(whole)
@@ -226,7 +226,8 @@ class Learner:
         rewards, figures = self.intrinsic.rewards(whole, reads)
         divide = self.settings.grpo.form != "dr_grpo"
         credit, self.left_out["uniform"] = advantages(rewards, self.settings.advantage_floor, divide)
-        reads = reads or self._read({place: whole[place] for place in credit})
+        if credit and not reads:
+            reads = self._read({place: whole[place] for place in credit})
         return [Sample(whole[place], earned, place, reads[place]) for place, earned in credit.items()], figures
 
     def _read(self, of: Mapping[Place, Trajectory]) -> dict[Place, Read]:

@@ -148,6 +148,15 @@ def test_infrastructure_never_enters_the_loss(model: Model, store: MediaStore) -
     assert all(torch.equal(ends[0][0][name], ends[1][0][name]) for name in ends[0][0])
 
 
+@pytest.mark.parametrize("loss", ["imitation", "grpo"])
+def test_nothing_to_learn_from_is_no_step(model: Model, store: MediaStore, loss: str) -> None:
+    """No group at all, or none whose episodes ended."""
+    learner = Learner(model, store, LearnerSettings(loss=loss))  # type: ignore[arg-type]
+    lost = Group("t", tuple(episode(model, store, k, status="infra") for k in range(2)))
+    assert [learner.update(groups)["skipped"] for groups in ([], [lost])] == [1.0, 1.0]
+    assert learner.version == (0, 0) and learner.left_out["infra"] == [(0, 0), (0, 1)]
+
+
 def test_a_group_without_contrast_teaches_nothing(model: Model, store: MediaStore) -> None:
     before = state(model)
     group = Group("t", tuple(replace(episode(model, store, i), rewards={"answer": 1.0}) for i in range(3)))
