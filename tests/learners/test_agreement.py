@@ -12,6 +12,7 @@ from pixelis.actors.render import Renderer
 from pixelis.actors.rollout import RolloutSettings, RolloutWorker
 from pixelis.actors.tasks import TaskSource
 from pixelis.learners.batch import collate
+from pixelis.learners.corridor import CorridorSettings
 from pixelis.learners.learner import Learner, LearnerSettings
 from pixelis.learners.reference import logprobs
 from pixelis.memory.trajectory import Group, Trajectory
@@ -27,13 +28,13 @@ def sampled(engine: TransformersEngine, told: list[Trajectory]) -> list[Trajecto
         live = [i for i, t in enumerate(told) if number < len(t.turns)]
         asked = []
         for i in live:
-            so_far = [*turns[i], replace(told[i].turns[number], sampled=(), logprobs=())]
+            so_far = [*turns[i], replace(told[i].turns[number], sampled=(), logprobs=(), roles="")]
             tokens = tuple(t for turn in so_far for t in (*turn.observed, *turn.sampled))
             views = tuple(v for turn in so_far for v in turn.views)
             asked.append(Request(told[i].id, tokens, views, (0, i, number), 12, 1.0))
         for i, done in zip(live, engine.generate(asked), strict=True):
-            turn = replace(told[i].turns[number], sampled=done.tokens, logprobs=done.logprobs, version=done.version)
-            turns[i].append(turn)
+            said = {"sampled": done.tokens, "logprobs": done.logprobs, "version": done.version, "roles": ""}
+            turns[i].append(replace(told[i].turns[number], **said))
     engine.close([t.id for t in told])
     return [replace(t, turns=tuple(some)) for t, some in zip(told, turns, strict=True)]
 
@@ -57,7 +58,7 @@ def test_engine_and_learner_agree_on_every_version() -> None:
     )
     told = [g.trajectories[0] for g in worker.recite(range(4)) if not g.trajectories[0].family.endswith("caption")]
     assert min(len(t.turns) for t in told) > 1 and sum(len(t.views) for t in told) > len(told)
-    learner = Learner(model, store, LearnerSettings(loss="grpo", lr=1e-2, warmup=1))
+    learner = Learner(model, store, LearnerSettings(loss="grpo", lr=1e-2, warmup=1, corridor=CorridorSettings(high=0.0)))
     first = sampled(engine, told)
     assert apart(learner, first) < 1e-4
     rewarded = tuple(replace(t, task_id="t", rewards={"answer": float(i % 2)}) for i, t in enumerate(first))
