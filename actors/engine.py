@@ -117,6 +117,7 @@ class TransformersEngine:
 
     def __init__(self, model: Model, store: MediaStore, stop: frozenset[int], version: Version = (0, 0)) -> None:
         self.model, self.stop, self.version = model.net.eval() and model, stop, version
+        self.device = model.device
         self.features = FeatureCache(model, store)
         self._banks: dict[int, _Bank] = {}
         self._bank_of: dict[str, int] = {}
@@ -170,16 +171,17 @@ class TransformersEngine:
         slots.used = lengths[-1]
         index = {prompt: i for i, prompt in enumerate(prompts)}
         rows = [index[(r.tokens, r.views)] for r in requests]
-        bank = _Bank([], slots, torch.arange(slots.used) < torch.tensor(lengths)[:, None], lengths)
+        filled = torch.arange(slots.used) < torch.tensor(lengths)[:, None]
+        bank = _Bank([], slots, filled.to(self.device), lengths)
         return self._packed(bank, rows, [r.session for r in requests], room), torch.cat(scores)[rows], torch.cat(after)[rows]
 
     def _read(self, prompts: list[tuple[tuple[int, ...], tuple[View, ...]]], slots: _Slots) -> tuple[Tensor, Tensor]:
         """Fill empty slots from whole prompts; the scores [B, vocabulary] and rope position [B] of each next token."""
         tokens, views = [tokens for tokens, _ in prompts], [views for _, views in prompts]
         ids, places, valid = self._padded(tokens, views, [0] * len(prompts))
-        causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril().expand(len(prompts), 1, -1, -1)
+        causal = self._causal(ids.shape[1]).expand(len(prompts), 1, -1, -1)
         hidden = self.model.hidden(ids, places, self.features.get([v for some in views for v in some]), causal, slots)
-        return self.model.logits(hidden[torch.arange(len(prompts)), valid.sum(1) - 1]), _after(places, valid)
+        return self.model.logits(_last(hidden, valid)), _after(places, valid)
 
     def _extend(self, bank: _Bank, requests: list[Request]) -> tuple[_Bank, Tensor, Tensor]:
         """Feed what the environment added since the last turn; rows of closed sessions are left behind."""
@@ -193,13 +195,14 @@ class TransformersEngine:
         before = bank.slots.used
         seen = torch.cat([bank.valid[:, :before], valid], dim=1)
         mask = seen[:, None, None, :].expand(-1, 1, chunk, -1).clone()
-        mask[..., before:] &= torch.ones(chunk, chunk, dtype=torch.bool).tril()
-        mask |= torch.eye(chunk, before + chunk, dtype=torch.bool).roll(before, 1)  # a padded query must see something
+        mask[..., before:] &= self._causal(chunk)
+        own = torch.eye(chunk, before + chunk, dtype=torch.bool, device=self.device).roll(before, 1)
+        mask |= own  # a padded query must see something
         views = [v for r, new in zip(requests, news, strict=True) for v in r.views[len(r.views) - self._shown(new) :]]
         hidden = self.model.hidden(ids, places, self.features.get(views), mask, bank.slots)
         bank.slots.used, bank.valid = before + chunk, seen
         bank.lengths = [len(r.tokens) for r in requests]
-        return bank, self.model.logits(hidden[torch.arange(len(requests)), valid.sum(1) - 1]), _after(places, valid)
+        return bank, self.model.logits(_last(hidden, valid)), _after(places, valid)
 
     def _shown(self, tokens: Sequence[int]) -> int:
         return sum(t == self.model.layout.start for t in tokens)
@@ -217,7 +220,14 @@ class TransformersEngine:
             ids[i, :count] = row[start:]
             places[:, i, :count] = self.model.layout.positions(row, shown)[:, start:]
             valid[i, :count] = True
-        return torch.from_numpy(ids), torch.from_numpy(places), torch.from_numpy(valid)
+        return self._there(ids), self._there(places), self._there(valid)
+
+    def _there(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def _causal(self, size: int) -> Tensor:
+        """What each of some tokens in a row may see: bool [size, size]."""
+        return torch.ones(size, size, dtype=torch.bool, device=self.device).tril()
 
     def _packed(self, bank: _Bank, rows: list[int], sessions: list[str], room: int) -> _Bank:
         """A bank of the given rows without holes between their columns, with `room` for more."""
@@ -226,23 +236,24 @@ class TransformersEngine:
         used = int(counts.max())
         order = valid.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :used]
         slots = _Slots.empty(self.model, len(rows), used, room)
-        index = torch.tensor(rows)[:, None], order
+        index = torch.tensor(rows, device=self.device)[:, None], order
         for (keys, values), (old_keys, old_values) in zip(slots.layers, bank.slots.layers, strict=True):
             keys[:, :, :used] = old_keys.transpose(1, 2)[index].transpose(1, 2)
             values[:, :, :used] = old_values.transpose(1, 2)[index].transpose(1, 2)
-        packed = torch.arange(used)[None] < counts[:, None]
+        packed = torch.arange(used, device=self.device)[None] < counts[:, None]
         return _Bank(sessions, slots, packed, [bank.lengths[i] for i in rows])
 
     def _decode(self, bank: _Bank, requests: list[Request], logits: Tensor, places: Tensor) -> list[Completion]:
         """Sample until every row has stopped. The last sampled token is fed too, so the row is ready to go on."""
         count, steps, begin = len(requests), max(r.max_tokens for r in requests), bank.slots.used
-        draws = torch.from_numpy(np.stack([_uniform(r.seed, steps) for r in requests]))
-        heat = torch.tensor([r.temperature for r in requests])
-        limit = torch.tensor([r.max_tokens for r in requests])
-        stop = torch.tensor(sorted(self.stop))
-        tokens, logs = torch.zeros(count, steps, dtype=torch.long), torch.zeros(count, steps)
-        bank.valid = torch.cat([bank.valid, torch.zeros(count, steps, dtype=torch.bool)], dim=1)
-        live, rows, slots = torch.ones(count, dtype=torch.bool), torch.arange(count), bank.slots
+        where = self.device
+        draws = self._there(np.stack([_uniform(r.seed, steps) for r in requests]))
+        heat = torch.tensor([r.temperature for r in requests], device=where)
+        limit = torch.tensor([r.max_tokens for r in requests], device=where)
+        stop = torch.tensor(sorted(self.stop), device=where)
+        tokens, logs = torch.zeros(count, steps, dtype=torch.long, device=where), torch.zeros(count, steps, device=where)
+        bank.valid = torch.cat([bank.valid, torch.zeros(count, steps, dtype=torch.bool, device=where)], dim=1)
+        live, rows, slots = torch.ones(count, dtype=torch.bool, device=where), torch.arange(count, device=where), bank.slots
         for step in range(steps):
             token, log = _sample(logits, heat[rows], draws[rows, step])
             tokens[rows, step], logs[rows, step] = token, log
@@ -250,8 +261,8 @@ class TransformersEngine:
             live[rows] &= ~torch.isin(token, stop) & (step + 1 < limit[rows])
             mask = bank.valid[rows, None, None, : begin + step + 1]
             mask[..., -1] = True
-            where = (places[rows] + step)[None, :, None].expand(3, -1, -1)
-            hidden = self.model.hidden(token[:, None], where, (), mask, slots)
+            next_places = (places[rows] + step)[None, :, None].expand(3, -1, -1)
+            hidden = self.model.hidden(token[:, None], next_places, (), mask, slots)
             slots.used += 1
             if not live.any():
                 break
@@ -277,9 +288,14 @@ def _runs(lengths: list[int]) -> list[slice]:
     return [slice(begin, end) for begin, end in zip(begins, [*begins[1:], len(lengths)], strict=True)]
 
 
+def _last(hidden: Tensor, valid: Tensor) -> Tensor:
+    """The last valid one of hidden states [B, S, d]: [B, d]."""
+    return hidden[torch.arange(len(valid), device=valid.device), valid.sum(1) - 1]
+
+
 def _after(places: Tensor, valid: Tensor) -> Tensor:
     """The rope position [B] that follows the last valid one of places [3, B, S]."""
-    last = places[:, torch.arange(len(valid)), valid.sum(1) - 1]
+    last = places[:, torch.arange(len(valid), device=valid.device), valid.sum(1) - 1]
     return last.amax(0) + 1
 
 

@@ -55,7 +55,7 @@ def check_vision(model: Model, renderer: Renderer, store: MediaStore, tasks: Seq
 
 def _next(model: Model, features: FeatureCache, prompt: Observed, views: Sequence[View]) -> torch.Tensor:
     """Log-probs [vocabulary] of the token after a prompt that shows `views`."""
-    tokens = torch.tensor([prompt.tokens])
-    positions = torch.from_numpy(model.layout.positions(prompt.tokens, prompt.views))[:, None]
+    tokens = torch.tensor([prompt.tokens], device=model.device)
+    positions = torch.from_numpy(model.layout.positions(prompt.tokens, prompt.views))[:, None].to(model.device)
     hidden = model.hidden(tokens, positions, features.get(views))
     return model.logits(hidden[:, -1]).log_softmax(-1)[0]

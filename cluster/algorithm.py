@@ -28,7 +28,7 @@ from pixelis.cluster.config import RunConfig, changed
 from pixelis.cluster.crew import Bug, Crew
 from pixelis.cluster.errors import is_users
 from pixelis.cluster.job import Job, Published, Report
-from pixelis.cluster.learner_group import LearnerGroup
+from pixelis.cluster.learner_group import LearnerGroup, bundle
 from pixelis.cluster.loop import Loop
 from pixelis.cluster.meters import Meters
 from pixelis.cluster.part import PartError, name_of, stack_of
@@ -150,7 +150,7 @@ class PixelisConfig(AlgorithmConfig):
         `run`, like {"learner.lr": tune.grid_search([1e-4, 5e-4])}. `epoch`: the least one to begin with.
         """
         self.run, self.root, self.sets, self.epoch = run, root, sets or {}, epoch
-        return self.env_runners(num_env_runners=run.rollout.actors)
+        return self.env_runners(num_env_runners=run.rollout.actors, num_gpus_per_env_runner=run.rollout.gpus)
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Seam: demanded by `Algorithm.setup`, never built, since the learner group below ignores it."""
@@ -218,7 +218,8 @@ class PixelisAlgorithm(Algorithm):
         """Seam: what Tune sets aside for a trial. The stock one has no room for our learner's ranks."""
         run, sets = (config["run"], config["sets"]) if isinstance(config, dict) else (config.run, config.sets)
         run = changed(run, sets)
-        return PlacementGroupFactory([{"CPU": 1}] * (1 + run.rollout.actors + run.learner.ranks))
+        acting, learning = [bundle(run.rollout.gpus)] * run.rollout.actors, [bundle(run.learner.gpus)] * run.learner.ranks
+        return PlacementGroupFactory([{"CPU": 1}, *acting, *learning])
 
     def setup(self, config: PixelisConfig) -> None:  # type: ignore[override]
         """Actors up, then our loop around them."""

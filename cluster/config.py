@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -43,6 +44,8 @@ class RolloutConfig(RolloutSettings):
     """How the rollout actors act."""
 
     actors: int = 2
+    gpus: float = 0.0
+    """GPUs of each actor, or the part of one that it shares; 0: it acts on the CPU."""
     groups: int = 16
     """Questions an iteration, shared by the actors. In SFT: scenes that the teacher recites while the learner trains."""
     staleness: int = 0
@@ -298,12 +301,14 @@ def _check(config: RunConfig) -> None:
         ("save_every", config.save_every, 1), ("learner.ranks", config.learner.ranks, 1),
         ("tools.pool.replicas", config.tools.pool.replicas, 1), ("tools.server.batch", config.tools.server.batch, 1),
         ("tools.server.queue", config.tools.server.queue, 1),
+        ("rollout.gpus", config.rollout.gpus, 0), ("learner.gpus", config.learner.gpus, 0),
         *((f"tasks.scenes.{name}", n, 1) for name, n in config.tasks.scenes.items()),
     ):  # fmt: skip
         if value < least:
             raise ConfigError(f"{name}: {value} is below {least}")
     if config.learner.shard and config.learner.ranks == 1:
         raise ConfigError("learner.shard: one rank has nobody to share with; learner.ranks must be 2 or more")
+    _check_lora(config.learner)
     scenes = config.tasks.scenes
     if scenes and set(scenes) != set(config.tasks.families):
         raise ConfigError(f"tasks.scenes: name each of {', '.join(config.tasks.families)}, not {', '.join(scenes)}")
@@ -315,3 +320,21 @@ def _check(config: RunConfig) -> None:
         raise ConfigError('phase sft needs replay.mode = "epochs" and learner.loss = "imitation"')
     if config.phase == "rft" and (config.replay.mode, config.learner.loss) != ("once", "grpo"):
         raise ConfigError('phase rft needs replay.mode = "once" and learner.loss = "grpo"')
+
+
+def _check_lora(learner: LearnerSettings) -> None:
+    lora = learner.lora
+    try:
+        re.compile(lora.targets)
+    except re.error as e:
+        raise ConfigError(f"learner.lora.targets: {lora.targets!r} is no regular expression: {e}") from e
+    if lora.rank < 0 or not 0 <= lora.dropout < 1:
+        raise ConfigError(f"learner.lora: rank {lora.rank} and dropout {lora.dropout:g} must not be negative, dropout below 1")
+    if learner.dtype == "bfloat16" and not lora.rank:
+        raise ConfigError("learner.dtype: whole weights do not train in bfloat16; set learner.lora.rank, or float32")
+    if lora.rank and learner.train_vision:
+        raise ConfigError("learner.train_vision: with adapters, learner.lora.targets says whether vision trains")
+    if lora.rank and learner.matrix_lr:
+        raise ConfigError("learner.matrix_lr: Muon is for whole matrices; with learner.lora.rank set it to 0")
+    if lora.rank and lora.dropout and learner.loss == "grpo":
+        raise ConfigError("learner.lora.dropout: for imitation only; rollouts were sampled without it")

@@ -25,7 +25,6 @@ CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 INSTALL = "run `make test` or `make demo` in the checkout: both install the pinned versions; elsewhere `pip install %s`"
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 OPTIONAL = {
-    "peft": "LoRA on large policies; the small one trains whole",
     "faiss": "the memory of past episodes",
 }
 """Package -> what it is meant for. No feature of this version needs one of them: a test fails when the code imports one."""

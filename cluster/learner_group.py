@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from pixelis.learners.learner import Learner
 from pixelis.learners.ranks import Ranks
 from pixelis.memory import checkpoint
 from pixelis.memory.ledger import Place
-from pixelis.memory.model import Model
+from pixelis.memory.model import Model, device_of
 from pixelis.memory.trajectory import Version
 from pixelis.memory.weights import Slot
 from pixelis.tools.media import MediaStore
@@ -52,7 +53,7 @@ class LearnerPart:
         self.config, self.shard, self.rank = config, shard, rank
         quiet()
         source = resolve(config.start)
-        model = Model.load(source.folder)
+        model = Model.load(source.folder, config.learner.dtype, device_of(config.learner.gpus))
         if source.checkpoint:
             put(model, source.checkpoint)
         self.base = source.folder.resolve()
@@ -108,6 +109,7 @@ class LearnerPart:
         tensors, learner, tables = self.learner.state()
         own = {
             "base": str(self.base), "phase": self.config.phase, "version": list(self.learner.version), "learner": learner,
+            "lora": asdict(self.config.learner.lora),
         }  # fmt: skip
         if self.rank == 0:
             checkpoint.save(path, {**tensors, "rng": checkpoint.pack_rng()}, {**state, **own}, tables)
@@ -160,12 +162,12 @@ class LearnerGroup:
         """All ranks anew, from where the phase starts; those that are there are ended first."""
         self.shutdown()
         self.epoch = epoch
-        size, seconds = self.config.learner.ranks, self.config.deadline
+        size, seconds, gpus = self.config.learner.ranks, self.config.deadline, self.config.learner.gpus
         given = get_current_placement_group()  # Tune has set a trial's room aside already
-        self._room: PlacementGroup = given or placement_group([{"CPU": 1}] * size, strategy="PACK")
+        self._room: PlacementGroup = given or placement_group([bundle(gpus)] * size, strategy="PACK")
         answer(self._room.ready(), seconds, f"cluster (room for {size} learner ranks)")
         make: Any = ray.remote
-        part = make(num_cpus=1, concurrency_groups={"control": 1})(LearnerPart)
+        part = make(num_cpus=1, num_gpus=gpus, concurrency_groups={"control": 1})(LearnerPart)
         places = [PlacementGroupSchedulingStrategy(self._room, -1 if given else i) for i in range(size)]
         names = [name_of("learner", self._what[1], self.config.phase, epoch, rank) for rank in range(size)]
         self.actors = [
@@ -259,6 +261,11 @@ class LearnerGroup:
         if self.actors and not get_current_placement_group():
             remove_placement_group(self._room)
         self.actors = []
+
+
+def bundle(gpus: float) -> dict[str, float]:
+    """Room for one actor that computes: a core, and its GPUs if it has any."""
+    return {"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}
 
 
 def _died(ref: Any) -> bool:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pixelis.cluster.errors import UsageError
 from pixelis.memory.checkpoint import MANIFEST, CheckpointError, latest, load
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from pixelis.memory.model import Model
+    from pixelis.memory.lora import LoraSettings
+    from pixelis.memory.model import Model, Precision
 
 PHASES = ("rft", "sft")
 
@@ -24,6 +26,8 @@ class Source:
 
     folder: Path
     checkpoint: Path | None = None
+    lora: LoraSettings | None = None
+    """Of the adapters that the checkpoint's tensors are, if they are that."""
 
 
 def resolve(path: str | Path) -> Source:
@@ -32,11 +36,12 @@ def resolve(path: str | Path) -> Source:
     A run means its last phase's finished policy, or else its newest checkpoint.
     """
     source = _find(Path(path))
+    from pixelis.memory import lora
     from pixelis.memory.model import check
 
     shapes = check(source.folder)
     if source.checkpoint is not None:
-        _fits(source.checkpoint, shapes)
+        _fits(source.checkpoint, lora.shapes(shapes, source.lora) if source.lora else shapes)
     return source
 
 
@@ -49,7 +54,7 @@ def _find(path: Path) -> Source:
             raise CheckpointError(f"{path}: a checkpoint, but not one of a training phase")
         if not Path(state["base"]).is_dir():
             raise CheckpointError(f"{path}: the policy it started from is gone: {state['base']}")
-        return Source(Path(state["base"]), path)
+        return Source(Path(state["base"]), path, _lora_of(state))
     for phase in PHASES:
         if (path / "policy" / phase / "policy.json").is_file():
             return Source(path / "policy" / phase)
@@ -61,15 +66,36 @@ def _find(path: Path) -> Source:
     raise CheckpointError(f"{path}: no policy here (neither policy.json, nor a checkpoint, nor a run)")
 
 
-def open_policy(path: str | Path) -> Model:
-    """The policy that `path` means, loaded."""
+def _lora_of(state: Mapping[str, Any]) -> LoraSettings | None:
+    from pixelis.memory.lora import LoraSettings
+
+    told = state.get("lora", {})
+    return LoraSettings(**told) if told.get("rank") else None
+
+
+def open_policy(path: str | Path, dtype: Precision = "auto", device: str | torch.device = "cpu") -> Model:
+    """The policy that `path` means, loaded whole: adapters are added to their matrices."""
+    from pixelis.memory.lora import adapt, merge
     from pixelis.memory.model import Model
 
     source = resolve(path)
-    model = Model.load(source.folder)
+    model = Model.load(source.folder, dtype, device)
     if source.checkpoint is not None:
+        if source.lora:
+            adapt(model, source.lora)
         put(model, source.checkpoint)
+        merge(model)
     return model
+
+
+def check_start(path: str | Path, lora: LoraSettings) -> None:
+    """Whether a phase can start from what `path` means. UsageError for adapters on anything but a whole policy."""
+    source = resolve(path)
+    if source.checkpoint and (source.lora or lora.rank):
+        raise UsageError(
+            f"{path}: with adapters a phase starts from a whole policy, and this is checkpoint {source.checkpoint}: "
+            f"write it with `pixelis export {source.checkpoint} FOLDER` and start from FOLDER"
+        )
 
 
 def export(path: str | Path, folder: Path) -> None:

@@ -25,7 +25,7 @@ from pixelis.cluster import usage
 from pixelis.cluster.config import ConfigError, RunConfig, dump
 from pixelis.cluster.evaluate import Evaluation, gather, jobs, write
 from pixelis.cluster.part import PartError
-from pixelis.cluster.policy import resolve
+from pixelis.cluster.policy import check_start
 from pixelis.cluster.progress import Bar
 from pixelis.cluster.track import Track, read_summary, write_summary
 from pixelis.memory.checkpoint import latest
@@ -279,9 +279,12 @@ def ray_session(configs: Sequence[RunConfig], dashboard: bool) -> Iterator[None]
     for number, handler in handlers.items():  # ray.init installs its own for SIGTERM
         signal.signal(number, handler)
     try:
-        free = ray.cluster_resources().get("CPU", 0)
-        if free < needed:
-            raise ConfigError(f"rollout.actors and learner.ranks together need {needed} CPUs, the cluster has {free:g}")
+        gpus = max(c.rollout.actors * c.rollout.gpus + c.learner.ranks * c.learner.gpus for c in configs)
+        for kind, number in (("CPU", needed), ("GPU", gpus)):
+            free = ray.cluster_resources().get(kind, 0)
+            if free < number:
+                told = f"rollout.actors and learner.ranks together need {number:g} {kind}s, the cluster has {free:g}"
+                raise ConfigError(told + ("; set rollout.gpus and learner.gpus" if kind == "GPU" else ""))
         yield
     finally:
         ray.shutdown()
@@ -323,7 +326,7 @@ def _started(config: RunConfig) -> RunConfig:
         from pixelis.cluster.pretrain import backbone
 
         return replace(config, start=str(backbone(config.seed)))
-    resolve(config.start)
+    check_start(config.start, config.learner.lora)
     return replace(config, start=str(Path(config.start).resolve()))
 
 

@@ -25,6 +25,8 @@ from pixelis.cluster.part import answer, quiet
 from pixelis.cluster.policy import open_policy
 from pixelis.cluster.tool_pool import ToolPool
 from pixelis.memory.codec import encode
+from pixelis.memory.lora import adapt, trains_vision
+from pixelis.memory.model import device_of
 from pixelis.memory.trajectory import Group, Trajectory, Version
 from pixelis.memory.weights import unflatten
 from pixelis.tools.backend import tools
@@ -69,7 +71,9 @@ class Runner:
     @cached_property
     def engine(self) -> TransformersEngine:
         """The policy, loaded from where the phase starts."""
-        model = open_policy(self.config.start)
+        config = self.config
+        model = open_policy(config.start, config.learner.dtype, device_of(config.rollout.gpus))
+        adapt(model, config.learner.lora)
         return TransformersEngine(model, self.store, Renderer(model).stop, self._version)
 
     @cached_property
@@ -112,7 +116,8 @@ class Runner:
         if published is None or published.version <= self.engine.version:
             return
         flat = answer(published.ref[0], self.config.deadline, "weights")
-        self.engine.load(unflatten(flat, published.plan), published.version, self.config.learner.train_vision)
+        sight_changes = trains_vision(slot.name for slot in published.plan)
+        self.engine.load(unflatten(flat, published.plan), published.version, sight_changes)
 
     def _worker(self, split: Split, equally: bool, shift: Shift = NO_SHIFT) -> RolloutWorker:
         """`equally`: every family as often as the others, however the run trains."""

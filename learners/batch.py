@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,11 @@ class Batch:
     """int64 [N], the trajectory of each sampled token."""
     roles: Tensor
     """uint8 [N], what each is for: letters of `memory.trajectory.ROLES`."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)})
 
 
 def collate(trajectories: Sequence[Trajectory], layout: Layout) -> Batch:

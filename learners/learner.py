@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pixelis.learners.advantage import Place, advantages
-from pixelis.learners.batch import by_length, collate, roles_of
+from pixelis.learners.batch import Batch, by_length, collate, roles_of
 from pixelis.learners.corridor import BEYOND, Corridor, CorridorError, CorridorSettings, Snapshot
 from pixelis.learners.curiosity import Senses
 from pixelis.learners.intrinsic import Intrinsic, IntrinsicSettings
@@ -24,7 +24,8 @@ from pixelis.learners.ranks import Ranks, clip, like, whole
 from pixelis.learners.reference import Read, Reference, logprobs
 from pixelis.memory.checkpoint import pack_optimizer, unpack_optimizer
 from pixelis.memory.codec import from_table, to_table
-from pixelis.memory.model import FeatureCache, Features, Model
+from pixelis.memory.lora import LoraSettings, adapt, merged, trains_vision
+from pixelis.memory.model import FeatureCache, Features, Model, ModelError, Precision
 from pixelis.memory.trajectory import Group, Trajectory, Version
 from pixelis.memory.weights import FlatWeights
 from pixelis.tools.frame import View
@@ -52,6 +53,12 @@ class LearnerSettings:
     clip: float = 1.0
     """Largest gradient norm."""
     train_vision: bool = False
+    dtype: Precision = "auto"
+    """What the network computes in, here and where it acts; losses, log-probs and all that trains are float32. `auto`: as
+    the start policy's folder says."""
+    gpus: float = 0.0
+    """GPUs of each rank, or the part of one that it shares; 0: it computes on the CPU."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
     micro_tokens: int = 1200
     """Padded tokens in one forward."""
     advantage_floor: float = 0.1
@@ -92,11 +99,16 @@ class Learner:
         self.model, self.store, self.settings, self.version, self.steps = model, store, settings, version, steps
         self.ranks = Ranks()
         model.net.model.visual.requires_grad_(settings.train_vision)
+        adapt(model, settings.lora)
+        trains = {name: p for name, p in model.net.named_parameters() if p.requires_grad}
+        if any(p.dtype != torch.float32 for p in trains.values()):
+            raise ModelError(f"{model.net.dtype} is too coarse for steps: set learner.lora.rank, or learner.dtype = float32")
+        self._sight_changes = trains_vision(trains)
         self.features = FeatureCache(model, store)
-        self.reference = Reference(model, not settings.train_vision) if settings.loss == "grpo" else None
+        self.reference = Reference(model, not self._sight_changes) if settings.loss == "grpo" else None
         self.intrinsic: Intrinsic | None = None
         if self.reference:
-            still = FeatureCache(self.reference.model, store) if settings.train_vision else self.features
+            still = FeatureCache(self.reference.model, store) if self._sight_changes else self.features
             self._still = still
             self.intrinsic = Intrinsic(settings.intrinsic, Senses(self.reference.model, still))
         self.corridor = Corridor(settings.corridor, settings.grpo.beta)
@@ -111,8 +123,8 @@ class Learner:
         self.ranks = ranks
         if self.settings.shard and ranks.size > 1:
             self._flat = None
-            for model in (self.model, *([self.reference.model] if self.reference else [])):
-                ranks.shard(model.net.model.language_model)
+            for net in dict.fromkeys([self.model.net, *([self.reference.model.net] if self.reference else [])]):
+                ranks.shard(net.model.language_model)
             self._take()
 
     def _take(self) -> None:
@@ -240,7 +252,7 @@ class Learner:
         said, known = torch.zeros(2, int(tokens[-1])), torch.zeros(int(steps[-1]), width)
         for part in self._parts(trajectories):
             some = [trajectories[i] for i in part.indices]
-            batch = collate(some, self.model.layout)
+            batch = self._collated(some)
             found = self.reference.read(batch, self._still.get(batch.views), some)
             for i, read in zip(part.indices, found, strict=True) if part.counts else ():
                 said[:, tokens[i] : tokens[i + 1]] = torch.stack([read.logprobs, read.choice.float()])
@@ -266,7 +278,7 @@ class Learner:
         far = torch.zeros(2)
         with torch.no_grad():
             for part in self._parts(self.probes.trajectories):
-                batch = collate([self.probes.trajectories[i] for i in part.indices], self.model.layout)
+                batch = self._collated([self.probes.trajectories[i] for i in part.indices])
                 seen, known = self._features(batch.views), self._still.get(batch.views)
                 found = self.probes.kl(part.indices, batch, self.model, seen, self.reference.model, known)
                 far += torch.tensor(found) * part.counts
@@ -275,19 +287,23 @@ class Learner:
 
     def _loss(self, samples: list[Sample], beta: float) -> tuple[Tensor, Told]:
         """Loss of a micro-batch, and figures."""
-        batch = collate([s.trajectory for s in samples], self.model.layout)
+        batch = self._collated([s.trajectory for s in samples])
         now = logprobs(self.model, batch, self._features(batch.views))
         reads = [s.read for s in samples if s.read is not None]
         if not reads:
             return imitation(now, self.settings.roles.of(batch.roles))
-        credit = torch.tensor([s.advantage for s in samples])[batch.row]
-        anchor, choice = torch.cat([r.logprobs for r in reads]), torch.cat([r.choice for r in reads])
+        credit = torch.tensor([s.advantage for s in samples], device=batch.row.device)[batch.row]
+        anchor, choice = (torch.cat(some).to(credit.device) for some in zip(*((r.logprobs, r.choice) for r in reads), strict=True))
         of = Sampled(batch.old, credit, anchor, choice, batch.row, batch.roles)
         return grpo(now, of, self.settings.grpo, beta)
 
+    def _collated(self, trajectories: Sequence[Trajectory]) -> Batch:
+        """Where the network is."""
+        return collate(trajectories, self.model.layout).to(self.model.device)
+
     def _features(self, views: tuple[View, ...]) -> list[Features]:
         """Visual features of a batch; each distinct view once, from the cache while vision is frozen."""
-        if not self.settings.train_vision:
+        if not self._sight_changes:
             return self.features.get(views)
         distinct = list(dict.fromkeys(views))
         patches, grids = zip(*(self.model.patches(view, self.store) for view in distinct), strict=True)
@@ -304,7 +320,7 @@ class Learner:
 
     def save(self, folder: Path) -> None:
         """Write the whole policy as a folder. Every rank must ask; the first one writes."""
-        net = {name: whole(tensor) for name, tensor in self.model.net.state_dict().items()}
+        net = merged(self.model.net, whole)
         if self.ranks.rank == 0:
             self.model.save(folder, net)
 

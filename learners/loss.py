@@ -43,7 +43,7 @@ class RoleWeights:
             >>> RoleWeights().of(torch.frombuffer(bytearray(b"tox"), dtype=torch.uint8)).tolist()
             [1.0, 2.0, 0.0]
         """
-        table = torch.zeros(128)
+        table = torch.zeros(128, device=roles.device)
         letters = {name: ord(letter) for letter, name in ROLES.items()}
         for field in fields(self):
             table[letters[field.name]] = getattr(self, field.name)

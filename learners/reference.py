@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pixelis.learners.batch import Batch
 from pixelis.learners.loss import CHOICE
+from pixelis.memory.lora import Unadapted, layers
 from pixelis.memory.model import Features, Model
 from pixelis.memory.trajectory import Trajectory
 
@@ -35,9 +36,15 @@ def logprobs(model: Model, batch: Batch, features: list[Features]) -> Tensor:
 
 
 class Reference:
-    """A frozen full copy of the text side of a policy, and of its vision tower where that trains."""
+    """A frozen full copy of the text side of a policy, and of its vision tower where that trains.
+
+    Of a policy with adapters it is the same network without them: no copy of anything.
+    """
 
     def __init__(self, model: Model, share_vision: bool) -> None:
+        if layers(model.net):
+            self.model: Model = Unadapted(model.net, model.tokenizer, model.card)
+            return
         memo = {id(model.net.model.visual): model.net.model.visual} if share_vision else {}
         net = copy.deepcopy(model.net, memo).requires_grad_(False).eval()
         self.model = Model(net, model.tokenizer, model.card)

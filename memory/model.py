@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # transformers' Qwen3-VL takes seconds to import: only a proc
     from transformers import PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration
 
 
+Precision = Literal["auto", "float32", "bfloat16"]
+"""What a network computes in; `auto`: as its policy folder says."""
 TOKENIZERS = ("tokenizer.json", "vocab.json")
 """Files of which a folder with a tokenizer holds one."""
 
@@ -85,14 +87,17 @@ class Model:
         self._unwritable = torch.tensor(sorted(placeholders), device=net.device)
 
     @classmethod
-    def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
-        """Open a policy folder. ModelError says in one line what is missing or does not fit (`check`)."""
+    def load(cls, folder: str | Path, dtype: Precision = "auto", device: str | torch.device = "cpu") -> Model:
+        """Open a policy folder. ModelError says in one line what is missing or does not fit (`check`).
+
+        `dtype`: what it computes in; by default what the folder says its weights are.
+        """
         folder = Path(folder)
         check(folder)
         from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
-        net = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
-        return cls(net, AutoTokenizer.from_pretrained(folder, local_files_only=True), read_card(folder))
+        net: Any = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        return cls(net.to(device), AutoTokenizer.from_pretrained(folder, local_files_only=True), read_card(folder))
 
     def save(self, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
         """Write a policy folder that `load` and transformers' `from_pretrained` open; `state`: these tensors instead."""
@@ -100,6 +105,11 @@ class Model:
         self.net.save_pretrained(folder, state_dict=None if state is None else dict(state))
         self.tokenizer.save_pretrained(folder)
         (folder / "policy.json").write_text(json.dumps(asdict(self.card), indent=1))
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are, and what it is given must be."""
+        return self.net.device
 
     def patches(self, view: View, store: MediaStore) -> tuple[np.ndarray, tuple[int, int, int]]:
         """Patches [n, channels * time * patch * patch] of a view in merge order, and its (1, rows, columns) patch grid.
@@ -166,6 +176,16 @@ class Model:
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [..., vocabulary] in float32 of hidden states [..., d]; a policy can never write a placeholder."""
         return self.net.lm_head(hidden).float().index_fill(-1, self._unwritable, -torch.inf)
+
+
+def device_of(gpus: float) -> torch.device:
+    """Where a process computes that was given so many GPUs (or a part of one). ModelError when it sees none."""
+    if not gpus:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ModelError(f"{gpus:g} GPU asked for, and torch {torch.__version__} sees none here")
+    torch.set_float32_matmul_precision("high")  # adapters are float32: without TF32 they take longer than what they adapt
+    return torch.device("cuda")
 
 
 def read_card(folder: Path) -> Card:
@@ -235,10 +255,15 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 class FeatureCache:
-    """Features by view, for as long as no vision parameter trains. Bounded by bytes, oldest out first."""
+    """Features by view, for as long as no vision parameter trains. Bounded by bytes, oldest out first.
 
-    def __init__(self, model: Model, store: MediaStore, dtype: torch.dtype = torch.float16, limit: int = 2**30) -> None:
-        self.model, self.store, self.dtype, self.limit = model, store, dtype, limit
+    Kept in half precision: float16, or bfloat16 where the network computes in that.
+    """
+
+    def __init__(self, model: Model, store: MediaStore, dtype: torch.dtype | None = None, limit: int = 2**30) -> None:
+        own = model.net.dtype
+        self.model, self.store, self.limit = model, store, limit
+        self.dtype = dtype or (torch.float16 if own == torch.float32 else own)
         self._kept: dict[View, Features] = {}
         self._bytes = 0
 

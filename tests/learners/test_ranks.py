@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from pixelis.actors import nano
 from pixelis.learners.learner import Learner, LearnerSettings
 from pixelis.learners.ranks import Ranks, is_sharded, whole
+from pixelis.memory.lora import LoraSettings
 from pixelis.memory.model import Model
 from pixelis.memory.trajectory import Group
 from pixelis.memory.weights import unflatten
@@ -21,9 +22,11 @@ from tests.learners.test_learner import episode, honest
 ALL = {"lr": 1e-3, "warmup": 1, "micro_tokens": 150}
 MUON = {**ALL, "matrix_lr": 1e-2}
 GRPO = {**ALL, "loss": "grpo"}
+LORA = LoraSettings(rank=4)
 CASES: dict[str, tuple[dict, int]] = {
     "imitation": (ALL, 5), "muon": (MUON, 5), "grpo": (GRPO, 5), "one group": (GRPO, 1), "sharded": ({**ALL, "shard": True}, 5),
     "sharded muon": ({**MUON, "shard": True}, 5), "sharded, one group": ({**GRPO, "shard": True}, 1),
+    "lora": ({**GRPO, "lora": LORA}, 5), "sharded lora": ({**GRPO, "lora": LORA, "shard": True}, 5),
 }  # fmt: skip
 """Settings of the learner, and groups in the batch: of one group a rank has a single trajectory."""
 
