@@ -9,19 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixelis.memory.layout import Layout, lay_out
+from pixelis.memory.layout import Laid, Layout, lay_out
 from pixelis.memory.trajectory import Trajectory
 from pixelis.tools.frame import View
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B trajectories padded on the right to S tokens; `N` sampled tokens in row order."""
+    """Some trajectories in B rows of S tokens: each in its row, padded on the right, or all packed into one.
+
+    `N` sampled tokens, in the order of the trajectories.
+    """
 
     tokens: Tensor
     """int64 [B, S]"""
     positions: Tensor
-    """int64 [3, B, S]"""
+    """int64 [3, B, S] (rope); packed [4, B, S], the first counting each trajectory's tokens: where it begins anew,
+    transformers lets attention begin anew."""
     mask: Tensor
     """bool [B, S], True on sampled tokens."""
     views: tuple[View, ...]
@@ -30,6 +34,8 @@ class Batch:
     """float32 [N], log-probs at sampling time."""
     row: Tensor
     """int64 [N], the trajectory of each sampled token."""
+    starts: tuple[tuple[int, int], ...]
+    """Row and column where each trajectory begins."""
     roles: Tensor
     """uint8 [N], what each is for: letters of `memory.trajectory.ROLES`."""
 
@@ -39,9 +45,11 @@ class Batch:
         return replace(self, **{name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)})
 
 
-def collate(trajectories: Sequence[Trajectory], layout: Layout) -> Batch:
-    """Pad some trajectories into one batch."""
+def collate(trajectories: Sequence[Trajectory], layout: Layout, pack: bool = False) -> Batch:
+    """Some trajectories as one batch: padded, or packed into one row."""
     laid = [lay_out(t, layout) for t in trajectories]
+    if pack:
+        return _packed(laid, trajectories)
     width = max(len(one.tokens) for one in laid)
     tokens = np.zeros((len(laid), width), dtype=np.int64)
     positions = np.zeros((3, len(laid), width), dtype=np.int64)
@@ -49,6 +57,26 @@ def collate(trajectories: Sequence[Trajectory], layout: Layout) -> Batch:
     for i, one in enumerate(laid):
         count = len(one.tokens)
         tokens[i, :count], positions[:, i, :count], mask[i, :count] = one.tokens, one.positions, one.mask
+    return _batch(tokens, positions, mask, laid, trajectories, tuple((i, 0) for i in range(len(laid))))
+
+
+def _packed(laid: Sequence[Laid], trajectories: Sequence[Trajectory]) -> Batch:
+    """One row; a single trajectory in it is as it would be alone."""
+    places = [np.concatenate([np.arange(len(one.tokens))[None], one.positions]) for one in laid]
+    begins = np.cumsum([0, *(len(one.tokens) for one in laid[:-1])]).tolist()
+    tokens, mask = (np.concatenate(parts)[None] for parts in zip(*((one.tokens, one.mask) for one in laid), strict=True))
+    positions = np.concatenate(places, axis=1)[:, None]
+    return _batch(tokens, positions, mask, laid, trajectories, tuple((0, begin) for begin in begins))
+
+
+def _batch(
+    tokens: np.ndarray,
+    positions: np.ndarray,
+    mask: np.ndarray,
+    laid: Sequence[Laid],
+    trajectories: Sequence[Trajectory],
+    starts: tuple[tuple[int, int], ...],
+) -> Batch:
     old = np.concatenate([t.logprobs[t.mask] for t in trajectories])
     return Batch(
         torch.from_numpy(tokens),
@@ -56,7 +84,8 @@ def collate(trajectories: Sequence[Trajectory], layout: Layout) -> Batch:
         torch.from_numpy(mask),
         tuple(view for one in laid for view in one.views),
         torch.from_numpy(old.astype(np.float32)),
-        torch.from_numpy(np.nonzero(mask)[0]),
+        torch.from_numpy(np.repeat(np.arange(len(laid)), [int(one.mask.sum()) for one in laid])),
+        starts,
         roles_of(trajectories),
     )
 
@@ -67,12 +96,13 @@ def roles_of(trajectories: Sequence[Trajectory]) -> Tensor:
     return torch.frombuffer(bytearray(letters.encode()), dtype=torch.uint8)
 
 
-def by_length(trajectories: Sequence[Trajectory], tokens: int) -> Iterator[list[int]]:
-    """Indices in micro-batches of similar length, each at most `tokens` tokens when padded (or one trajectory)."""
+def by_length(trajectories: Sequence[Trajectory], tokens: int, pack: bool = False) -> Iterator[list[int]]:
+    """Indices in micro-batches of similar length, each at most `tokens` tokens when padded or packed (or one trajectory)."""
     lengths = [len(t) for t in trajectories]
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and lengths[i] * (len(batch) + 1) > tokens:
+        taken = sum(lengths[k] for k in [*batch, i]) if pack else lengths[i] * (len(batch) + 1)
+        if batch and taken > tokens:
             yield batch
             batch = []
         batch.append(i)

@@ -59,8 +59,12 @@ class LearnerSettings:
     gpus: float = 0.0
     """GPUs of each rank, or the part of one that it shares; 0: it computes on the CPU."""
     lora: LoraSettings = field(default_factory=LoraSettings)
+    checkpointing: bool = False
+    """Whether what layers compute is computed again on the way back instead of kept: less memory, a third more time."""
+    pack: bool = False
+    """Whether trajectories of a forward stand one behind another in a row, blind to each other, instead of padded in rows."""
     micro_tokens: int = 1200
-    """Padded tokens in one forward."""
+    """Tokens in one forward, padding included."""
     advantage_floor: float = 0.1
     """Added to the standard deviation of a group's rewards."""
     roles: RoleWeights = field(default_factory=RoleWeights)
@@ -104,6 +108,8 @@ class Learner:
         if any(p.dtype != torch.float32 for p in trains.values()):
             raise ModelError(f"{model.net.dtype} is too coarse for steps: set learner.lora.rank, or learner.dtype = float32")
         self._sight_changes = trains_vision(trains)
+        if settings.checkpointing:
+            model.net.gradient_checkpointing_enable({"use_reentrant": False})
         self.features = FeatureCache(model, store)
         self.reference = Reference(model, not self._sight_changes) if settings.loss == "grpo" else None
         self.intrinsic: Intrinsic | None = None
@@ -195,7 +201,7 @@ class Learner:
     def _parts(self, trajectories: Sequence[Trajectory]) -> list[Part]:
         """This rank's micro-batches. With sharded layers a rank with fewer works along for nothing: others need its shards."""
         mine = self.ranks.mine(sorted(range(len(trajectories)), key=lambda i: len(trajectories[i])))
-        batches = by_length([trajectories[i] for i in mine], self.settings.micro_tokens)
+        batches = by_length([trajectories[i] for i in mine], self.settings.micro_tokens, self.settings.pack)
         parts = [Part([mine[i] for i in batch]) for batch in batches]
         idle = self.ranks.most(len(parts)) - len(parts) if self._flat is None else 0
         return [*parts, *[Part([0], counts=False)] * idle]
@@ -299,7 +305,7 @@ class Learner:
 
     def _collated(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Where the network is."""
-        return collate(trajectories, self.model.layout).to(self.model.device)
+        return collate(trajectories, self.model.layout, self.settings.pack).to(self.model.device)
 
     def _features(self, views: tuple[View, ...]) -> list[Features]:
         """Visual features of a batch; each distinct view once, from the cache while vision is frozen."""

@@ -57,7 +57,8 @@ class Reference:
         known = scores.amax(-1) > math.log(CHOICE)
         taken, choice = _taken(scores, batch).split(counts), (~known).split(counts)
         spans = [step_spans(t) for t in trajectories]
-        steps = [[hidden[row, a:b].float().mean(0) for a, b in some] for row, some in enumerate(spans)]
+        begins = zip(batch.starts, spans, strict=True)
+        steps = [[hidden[row, at + a : at + b].float().mean(0) for a, b in some] for (row, at), some in begins]
         empty = hidden.new_zeros((0, hidden.shape[-1]), dtype=torch.float32)
         return [Read(p, c, torch.stack(s) if s else empty) for p, c, s in zip(taken, choice, steps, strict=True)]
 

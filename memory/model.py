@@ -152,7 +152,9 @@ class Model:
     ) -> Tensor:
         """Last hidden states [B, S, d] of `tokens` [B, S] at `positions` [3, B, S].
 
-        `features` lists what the placeholders show, row by row. Without a mask attention is causal: pad on the right.
+        `features` lists what the placeholders show, row by row. Without a mask attention is causal: pad on the right. With
+        a fourth line of positions before the others, several sequences may share a row: each begins at its 0, and sees
+        itself alone.
         """
         text = self.net.model.language_model
         embeds = text.embed_tokens(tokens)

@@ -11,7 +11,7 @@ from pixelis.actors.engine import TransformersEngine
 from pixelis.actors.render import Renderer
 from pixelis.actors.rollout import RolloutSettings, RolloutWorker
 from pixelis.actors.tasks import TaskSource
-from pixelis.learners.batch import collate
+from pixelis.learners.batch import by_length, collate
 from pixelis.learners.corridor import CorridorSettings
 from pixelis.learners.learner import Learner, LearnerSettings
 from pixelis.learners.reference import logprobs
@@ -22,7 +22,7 @@ from pixelis.memory.weights import unflatten
 from pixelis.tools.media import MediaStore
 from pixelis.tools.toolbox import Toolbox
 from tests.learners.test_agreement import sampled
-from tests.learners.test_learner import contrast, episode
+from tests.learners.test_learner import contrast, episode, honest
 
 LORA = LoraSettings(rank=4, alpha=8.0)
 RFT = LearnerSettings(loss="grpo", lr=1e-2, warmup=1, lora=LORA, corridor=CorridorSettings(high=0.0))
@@ -147,3 +147,76 @@ def test_sft_and_rft_with_engine_and_learner(dtype: Precision, store: MediaStore
     assert apart(learner, sampled(engine, told)) < near
     learner.save(tmp_path / "rft")
     assert not layers(Model.load(tmp_path / "rft").net)
+
+
+def gradients(model: Model, store: MediaStore, settings: LearnerSettings, group: Group) -> tuple[dict, dict[str, float]]:
+    """What one update would do, and its figures."""
+    learner = Learner(model, store, settings)
+    figures = learner.update([group])
+    assert figures["skipped"] == 0
+    return {name: p.grad.clone() for name, p in model.net.named_parameters() if p.grad is not None}, figures
+
+
+def three(model: Model, store: MediaStore) -> Group:
+    """Episodes of three lengths, two right and one wrong."""
+    said = [honest(model, store, episode(model, store, i, text)) for i, text in enumerate(("K7P", "A", "LONGER CODE"))]
+    return Group("t", tuple(replace(t, rewards={"answer": float(i % 2)}) for i, t in enumerate(said)))
+
+
+WHOLE = LearnerSettings(lr=1e-3, warmup=1)
+RFT_WHOLE = replace(WHOLE, loss="grpo", corridor=CorridorSettings(low=0.0, high=9.0))
+CASES = {"sft": WHOLE, "rft": RFT_WHOLE, "sft lora": SFT, "rft lora": replace(RFT, corridor=RFT_WHOLE.corridor)}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("way", ["pack", "checkpointing"])
+def test_packed_or_checkpointed_it_is_the_same_step(case: str, way: str, store: MediaStore) -> None:
+    """Losses, the KL on probes, step embeddings behind the rewards, and every gradient."""
+    torch.set_num_threads(1)
+    group = three(shapes.build("toy", seed=1), store)
+    plain, told = gradients(shapes.build("toy", seed=1), store, CASES[case], group)
+    other, also = gradients(shapes.build("toy", seed=1), store, replace(CASES[case], **{way: True}), group)
+    assert plain.keys() == other.keys() and any(g.abs().max() > 1e-4 for g in plain.values())
+    for name, gradient in plain.items():
+        torch.testing.assert_close(other[name], gradient, rtol=1e-3, atol=1e-6)
+    assert also == pytest.approx(told, rel=1e-3, abs=1e-5)
+
+
+def test_checkpointed_layers_are_computed_twice(model: Model, store: MediaStore) -> None:
+    """Of text and, as adapters are in vision too, of vision."""
+    learner, calls = Learner(model, store, replace(SFT, checkpointing=True)), dict.fromkeys(("text", "vision"), 0)
+
+    def count(what: str) -> None:
+        calls[what] += 1
+
+    model.net.model.language_model.layers[0].mlp.register_forward_pre_hook(lambda *_: count("text"))
+    model.net.model.visual.blocks[0].mlp.register_forward_pre_hook(lambda *_: count("vision"))
+    learner.update([Group("t", (episode(model, store, 0),))])
+    assert calls == {"text": 2, "vision": 2}
+
+
+def test_packed_trajectories_are_blind_to_each_other(model: Model, store: MediaStore) -> None:
+    """Log-probs beside another trajectory are those beside a third one, and those alone."""
+    one, *others = three(model, store).trajectories
+    cache, count = FeatureCache(model, store), int(one.mask.sum())
+
+    def said(some: list[Trajectory]) -> torch.Tensor:
+        batch = collate(some, model.layout, pack=True)
+        assert batch.tokens.shape == (1, sum(map(len, some)))
+        with torch.no_grad():
+            found = logprobs(model, batch, cache.get(batch.views))
+        return found[batch.row == some.index(one)]
+
+    alone = said([one])
+    assert len(alone) == count
+    for other in others:
+        torch.testing.assert_close(said([other, one]), alone, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(said([one, other]), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_packed_batches_hold_what_their_tokens_say(model: Model, store: MediaStore) -> None:
+    some = list(three(model, store).trajectories)
+    lengths = sorted(map(len, some))
+    assert list(map(len, by_length(some, sum(lengths), pack=True))) == [3]
+    assert list(map(len, by_length(some, sum(lengths)))) != [3]
+    assert list(map(len, by_length(some, sum(lengths) - 1, pack=True))) == [2, 1]
