@@ -232,14 +232,21 @@ def report(run: Annotated[Path, typer.Argument(help="A run, like runs/demo.")]) 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A policy folder, a checkpoint, or a run.")],
     folder: Annotated[Path, typer.Argument(help="Where to write it; made, or empty.")],
+    adapter: Annotated[bool, typer.Option("--adapter", help="Only the LoRA adapter, as peft loads it.")] = False,
 ) -> None:
     """Write a policy as a plain transformers checkpoint, which `from_pretrained` opens without pixelis.
 
-    Example: `pixelis export runs/demo my-policy`
+    LoRA adapters are added to its weights; with --adapter they alone are written, for `PeftModel.from_pretrained(base, DIR)`:
+    base is the policy that the phase started from, and adapter_config.json names it.
+
+    Examples:
+
+    * `pixelis export runs/demo my-policy`
+    * `pixelis export runs/sft_8b my-adapter --adapter`
     """
     from pixelis.cluster.policy import export as write
 
-    write(checkpoint, folder)
+    write(checkpoint, folder, adapter)
     print(folder)
 
 

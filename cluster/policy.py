@@ -98,11 +98,32 @@ def check_start(path: str | Path, lora: LoraSettings) -> None:
         )
 
 
-def export(path: str | Path, folder: Path) -> None:
-    """Write the policy that `path` means as a plain transformers checkpoint. UsageError when `folder` holds something."""
+def export(path: str | Path, folder: Path, adapter: bool = False) -> None:
+    """Write the policy that `path` means as a plain transformers checkpoint. UsageError when `folder` holds something.
+
+    `adapter`: only what peft's `PeftModel.from_pretrained` puts over the policy that the phase started from.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder}: there is something already; name a folder that is empty or does not exist")
-    open_policy(path).save(folder)
+    if adapter:
+        from pixelis.memory.lora import save_adapter
+
+        source, settings, checkpoint = _adapted(Path(path))
+        save_adapter(load(checkpoint).tensors["model"], settings, source, folder)
+    else:
+        open_policy(path).save(folder)
+
+
+def _adapted(path: Path) -> tuple[Path, LoraSettings, Path]:
+    """The policy folder, the adapters' settings and the newest checkpoint with adapters of what `path` means."""
+    found = [path] if (path / MANIFEST).is_file() else [latest(path / "checkpoints" / phase) for phase in PHASES]
+    checkpoint = next((one for one in found if one is not None), None)
+    if checkpoint is None:
+        raise UsageError(f"{path}: no checkpoint here; an adapter is in the run or the checkpoint of a phase with learner.lora")
+    source = resolve(checkpoint)
+    if source.lora is None or source.checkpoint is None:
+        raise UsageError(f"{checkpoint}: trained without adapters; leave --adapter out, and the whole policy is written")
+    return source.folder, source.lora, source.checkpoint
 
 
 def put(model: Model, checkpoint: Path) -> None:

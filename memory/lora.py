@@ -103,9 +103,12 @@ def merged(net: nn.Module, whole: Callable[[Tensor], Tensor] = lambda tensor: te
 
 @torch.no_grad()
 def merge(model: Model) -> None:
-    """Add a network's adapters to their matrices, in place: it is a plain one again."""
+    """Add a network's adapters to their matrices, in place: it is a plain one again. One without adapters stays as it is."""
+    found = layers(model.net)
+    if not found:
+        return
     state = merged(model.net)
-    for name, layer in layers(model.net).items():
+    for name, layer in found.items():
         parent, _, last = name.rpartition(".")
         setattr(model.net.get_submodule(parent), last, layer.get_base_layer())
     model.net.load_state_dict(state)

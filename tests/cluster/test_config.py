@@ -49,6 +49,13 @@ def test_settings_override_the_file() -> None:
         ("rollout.actors=0", "rollout.actors: 0 is below 1"),
         ("learner.shard=true", "learner.ranks must be 2 or more"),
         ("learner.loss=grpo", "phase sft needs"),
+        ("learner.lora.targets='('", "learner.lora.targets: '(' is no regular expression"),
+        ("learner.lora={rank=4, dropout=1.5}", "dropout below 1"),
+        ("learner={lora={rank=4}, train_vision=true}", "learner.lora.targets says whether vision trains"),
+        ("learner={lora={rank=4}, matrix_lr=0.01}", "Muon is for whole matrices"),
+        ("learner.dtype=bfloat16", "whole weights do not train in bfloat16; set learner.lora.rank"),
+        ("learner={loss='grpo', lora={rank=4, dropout=0.1}}", "learner.lora.dropout: for imitation only"),
+        ("rollout.gpus=-1.0", "rollout.gpus: -1.0 is below 0"),
         ("steps", "write key=value"),
     ],
 )
