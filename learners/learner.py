@@ -17,11 +17,12 @@ from pixelis.learners.batch import by_length, collate, roles_of
 from pixelis.learners.corridor import BEYOND, Corridor, CorridorError, CorridorSettings, Snapshot
 from pixelis.learners.curiosity import Senses
 from pixelis.learners.intrinsic import Intrinsic, IntrinsicSettings
-from pixelis.learners.loss import TOLD, GrpoSettings, RoleWeights, Sampled, Told, grpo, imitation
+from pixelis.learners.loss import K3, TOLD, GrpoSettings, RoleWeights, Sampled, Told, grpo, imitation
 from pixelis.learners.optimizer import make_optimizer
-from pixelis.learners.probe import Probes
+from pixelis.learners.probe import PROBED, Probes
 from pixelis.learners.ranks import Ranks, clip, like, whole
 from pixelis.learners.reference import Read, Reference, logprobs
+from pixelis.learners.refill import Kept, Refill
 from pixelis.memory.checkpoint import pack_optimizer, unpack_optimizer
 from pixelis.memory.codec import from_table, to_table
 from pixelis.memory.model import FeatureCache, Features, Model
@@ -101,6 +102,7 @@ class Learner:
             self.intrinsic = Intrinsic(settings.intrinsic, Senses(self.reference.model, still))
         self.corridor = Corridor(settings.corridor, settings.grpo.beta)
         self.probes: Probes | None = None
+        self.refill = Refill(settings.grpo.refill)
         self._flat: FlatWeights | None = FlatWeights(self.weights())  # None: sharded
         self._take()
         self.left_out: dict[str, list[Place]] = {}
@@ -139,20 +141,21 @@ class Learner:
             figures |= told | {"grad_norm": float(norm), "step": float(self.version[1])}
             if not (np.isfinite(told["loss"]) and torch.isfinite(norm)):
                 self.optimizer.zero_grad(set_to_none=True)
-                self.left_out["non_finite"] = [s.place for s in samples]
+                self.left_out["non_finite"] = [s.place for s in samples if s.place[0] >= 0]
                 return {**figures, "skipped": 1.0, "non_finite": 1.0}
             self._move(share)
             if before is None:
                 break
-            figures |= {"kl_probe": self._probe(), "beta": beta, "undone": float(attempt)}
-            if not self.corridor.beyond(figures["kl_probe"]):
-                self.corridor.read(told["kl_k3_token_mean"])
+            figures |= {PROBED: self._probe(), "beta": beta, "undone": float(attempt)}
+            if not self.corridor.beyond(figures[PROBED]):
+                self.corridor.read(told[f"{K3}_token_mean"])
                 break
             before.undo()
             self.corridor.undone += 1
         else:
             raise CorridorError(_lost(figures, self.settings.corridor))
         self.version = (self.version[0], self.version[1] + 1)
+        self.refill.keep(_groups(samples, self.version[1]) if self.reference else [])
         return {**figures, "skipped": 0.0, "non_finite": 0.0}
 
     def _move(self, share: float) -> None:
@@ -228,7 +231,16 @@ class Learner:
         credit, self.left_out["uniform"] = advantages(rewards, self.settings.advantage_floor, divide)
         if credit and not reads:
             reads = self._read({place: whole[place] for place in credit})
-        return [Sample(whole[place], earned, place, reads[place]) for place, earned in credit.items()], figures
+        samples = [Sample(whole[place], earned, place, reads[place]) for place, earned in credit.items()]
+        again = self._again(len({group for group, _ in self.left_out["uniform"]})) if credit else []
+        return samples + again, {**figures, "groups_refilled": float(len({s.place[0] for s in again}))}
+
+    def _again(self, groups: int) -> list[Sample]:
+        """Earlier groups in place of some that have no contrast, at places below 0."""
+        kept = self.refill.take(groups, self.version[1] + 1)
+        pairs = {(-1 - n, k): pair for n, one in enumerate(kept) for k, pair in enumerate(one.members)}
+        reads = self._read({place: trajectory for place, (trajectory, _) in pairs.items()}) if pairs else {}
+        return [Sample(trajectory, credit, place, reads[place]) for place, (trajectory, credit) in pairs.items()]
 
     def _read(self, of: Mapping[Place, Trajectory]) -> dict[Place, Read]:
         """What the reference says of some trajectories: each rank asks it for its part, and all get all."""
@@ -315,8 +327,9 @@ class Learner:
         state: dict[str, Any] = {"optimizer": packed, "corridor": self.corridor.state()}
         if self.intrinsic:
             tensors["intrinsic"], state["intrinsic"] = self.intrinsic.state()
+        state["refill"], tables = self.refill.state()
         probes = [Group(t.task_id, (t,)) for t in self.probes.trajectories] if self.probes else []
-        return tensors, state, {"probes": to_table(probes)} if probes else {}
+        return tensors, state, tables | ({"probes": to_table(probes)} if probes else {})
 
     def restore(
         self, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], tables: Mapping[str, pa.Table]
@@ -332,12 +345,21 @@ class Learner:
         self.corridor.restore(state["corridor"])
         if self.intrinsic:
             self.intrinsic.restore(tensors.get("intrinsic", {}), state["intrinsic"])
+        self.refill.restore(state["refill"], tables)
         kept = from_table(tables["probes"]) if "probes" in tables else []
         self.probes = Probes([g.trajectories[0] for g in kept]) if kept else None
+
+
+def _groups(samples: Sequence[Sample], step: int) -> list[Kept]:
+    """What this step learned from for the first time, by group."""
+    found: dict[int, list[tuple[Trajectory, float]]] = {}
+    for s in samples:
+        found.setdefault(s.place[0], []).append((s.trajectory, s.advantage))
+    return [Kept(step, tuple(members)) for group, members in found.items() if group >= 0]
 
 
 def _lost(figures: Mapping[str, float], settings: CorridorSettings) -> str:
     return (
         f"{settings.undos + 1} times in a row an update took the probes' KL beyond {BEYOND * settings.high:g} nats a token, "
-        f"the last to {figures['kl_probe']:.3f}, beta being {figures['beta']:.3g}: lower learner.lr, or widen learner.corridor"
+        f"the last to {figures[PROBED]:.3f}, beta being {figures['beta']:.3g}: lower learner.lr, or widen learner.corridor"
     )
