@@ -1,7 +1,7 @@
 """`make results-rft`: what Curiosity-Coherence RFT is worth, and each part of it, from an early and from a converged start.
 
-Each cell is a run of its own under `runs/`, of a few minutes; it is passed over when it is finished and continued when it
-is not. After each, all rows so far and the page are written.
+Each cell is a run of its own under `runs/`, of a few minutes, and leaves a file in `docs/results/rft/`; it is passed over when
+that file is there, and continued when it was interrupted. After each, the page and all rows so far are written.
 """
 
 from __future__ import annotations
@@ -88,27 +88,37 @@ def cells() -> list[Cell]:
 
 def run(out: Path = Path("docs/results/rft.json")) -> Path:
     """Run what is not finished; returns the page."""
-    todo = [cell for cell in cells() if not _done(cell)]
-    finished, since = [cell for cell in cells() if cell not in todo], time.monotonic()
+    todo = [cell for cell in cells() if not _file(out, cell).exists()]
+    # a start whose figures came with the repository is made again for the arms that still need its policy
+    todo += [cell for cell in cells() if cell.arm == "sft" and cell not in todo and not _trained(cell) and _needed(cell, todo)]
+    todo.sort(key=cells().index)
+    since = time.monotonic()
     for number, cell in enumerate(todo):
         each = (time.monotonic() - since) / number / 60 if number else None
         left = f", about {each * (len(todo) - number):.0f} min left" if each else ""
-        print(f"cell {len(finished) + 1} of {len(cells())}: {cell.arm} from {cell.start}, seed {cell.seed}{left}", flush=True)
-        train(config(cell), resume=True)
-        finished.append(cell)
-        write(out, finished)
-    return write(out, finished)
+        print(f"cell {number + 1} of {len(todo)}: {cell.arm} from {cell.start}, seed {cell.seed}{left}", flush=True)
+        if not _trained(cell):
+            train(config(cell), resume=True)
+        if not _file(out, cell).exists():
+            keep(out, cell)
+        gather(out)
+    return gather(out)
 
 
-def write(out: Path, finished: Sequence[Cell]) -> Path:
-    """The rows of finished cells, what came of each question, and the page made of both."""
-    ordered = [cell for cell in cells() if cell in finished]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    found = [row for cell in ordered for row in rows(cell)]
-    items = [{**_key(cell), **packed(_outcomes(cell))} for cell in ordered]
-    for path, some in ((out, found), (out.with_name("rft_items.json"), items)):
-        replace_file(path, ("[\n" + ",\n".join(map(json.dumps, some)) + "\n]\n").encode())
-    return write_page(out)
+def keep(out: Path, cell: Cell) -> None:
+    """What a finished cell came to, as a file of its own: its rows, and what came of each question."""
+    path = _file(out, cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {"rows": rows(cell), "items": {**_key(cell), **packed(_outcomes(cell))}}
+    replace_file(path, (json.dumps(told, indent=0) + "\n").encode())
+
+
+def gather(out: Path) -> Path:
+    """All rows so far, and the page."""
+    kept = [json.loads(path.read_text()) for cell in cells() if (path := _file(out, cell)).exists()]
+    lines = [json.dumps(row) for one in kept for row in one["rows"]]
+    replace_file(out, ("[\n" + ",\n".join(lines) + "\n]\n").encode())
+    return write_page(out, [row for one in kept for row in one["rows"]], [one["items"] for one in kept])
 
 
 def config(cell: Cell) -> RunConfig:
@@ -160,8 +170,16 @@ def packed(outcomes: Sequence[Outcome]) -> dict[str, str]:
     return {name: "".join(np.base_repr(min(35, value), 36) for value in column) for name, column in columns.items()}
 
 
-def _done(cell: Cell) -> bool:
+def _file(out: Path, cell: Cell) -> Path:
+    return out.with_suffix("") / f"{cell.name.removeprefix('results-rft-')}.json"
+
+
+def _trained(cell: Cell) -> bool:
     return cell.phase in read_summary(cell.root)["phases"]
+
+
+def _needed(start: Cell, todo: Sequence[Cell]) -> bool:
+    return any(cell.start == start.start for cell in todo)
 
 
 def _key(cell: Cell) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from pixelis.actors.score import Outcome
 from pixelis.cluster import results_page, results_rft
+from pixelis.cluster.config import RunConfig
 from pixelis.cluster.results_rft import Cell, cells
 from pixelis.learners.loss import K3
 
@@ -51,7 +52,10 @@ def test_rows_items_and_page_of_what_is_finished(tmp_path: Path, monkeypatch: py
     done = [Cell("early", "sft"), Cell("early", "full", 0), Cell("early", "full", 1)]
     for cell, right, steps in zip(done, (8, 16, 12), (6, 2, 2), strict=True):
         finish(cell, right, steps=steps)
-    page = results_rft.write(Path("docs/results/rft.json"), done[::-1]).read_text()
+    out = Path("docs/results/rft.json")
+    for cell in done[::-1]:
+        results_rft.keep(out, cell)
+    page = results_rft.gather(out).read_text()
     rows = json.loads(Path("docs/results/rft.json").read_text())
     assert [row["arm"] for row in rows] == ["sft"] * 3 + ["full"] * 6
     assert set(rows[0]) == {
@@ -64,6 +68,29 @@ def test_rows_items_and_page_of_what_is_finished(tmp_path: Path, monkeypatch: py
     assert "| early | full | 89% | +0.300 | 1.0000 |" in page
     assert page.count("not yet") == len(results_page.HYPOTHESES) - 3
     assert Path("docs/results/rft.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_what_has_a_file_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a start that came with the repository the policy is made again, if an arm still needs it."""
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+
+    def train(config: RunConfig, resume: bool) -> None:
+        asked.append(config.name)
+        finish(next(cell for cell in cells() if cell.name == config.name), 10)
+
+    some = [Cell("early", "sft"), Cell("early", "full", 0), Cell("converged", "sft"), Cell("converged", "full", 0)]
+    monkeypatch.setattr(results_rft, "cells", lambda: some)
+    monkeypatch.setattr(results_rft, "train", train)
+    for cell in (some[0], some[2], some[3]):
+        finish(cell, 10)
+        results_rft.keep(Path("docs/results/rft.json"), cell)
+    for cell in (some[0], some[2]):
+        (cell.root / "summary.json").unlink()
+    results_rft.run()
+    assert asked == ["results-rft-early", "results-rft-early-full-0"]
+    results_rft.run()
+    assert len(asked) == 2
 
 
 def test_figures_can_be_made_from_the_items_alone() -> None:
