@@ -123,8 +123,9 @@ class Learner:
     def _take(self) -> None:
         """Make the optimizer of the parameters that train."""
         s, net = self.settings, self.model.net
-        heads = list(self.heads.parameters())
-        self.parameters = [*(p for p in net.parameters() if p.requires_grad), *heads]
+        own, heads = [p for p in net.parameters() if p.requires_grad], list(self.heads.parameters())
+        self.parameters = [*own, *heads]
+        self._clipped = own, heads  # apart: a gradient of a head does not shorten the policy's
         self.optimizer, self._rates = make_optimizer(net, s.lr, s.matrix_lr, s.betas, s.weight_decay, heads)
 
     def update(self, groups: Sequence[Group]) -> dict[str, float]:
@@ -141,9 +142,9 @@ class Learner:
         for attempt in range(self.settings.corridor.undos + 1):
             beta, share = self.corridor.attempt(attempt)
             told = self._gradient(samples, beta)
-            norm = clip(self.parameters, self.settings.clip)
+            norm, beside = (clip(some, self.settings.clip) for some in self._clipped)
             figures |= told | {"grad_norm": float(norm), "step": float(self.version[1])}
-            if not (np.isfinite(told["loss"]) and torch.isfinite(norm)):
+            if not (np.isfinite(told["loss"]) and torch.isfinite(norm + beside)):
                 self.optimizer.zero_grad(set_to_none=True)
                 self.left_out["non_finite"] = [s.place for s in samples]
                 return {**figures, "skipped": 1.0, "non_finite": 1.0}
