@@ -87,7 +87,8 @@ class Heads(nn.Module):
         `counts` of the whole batch, so that the parts of all micro-batches and ranks add up.
         """
         calls = self._asked(trajectories)
-        loss, told = hidden.new_zeros((), dtype=torch.float32), {}
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        told: Told = {}
         for kind, weight in self.weights.items():
             mine = [(row, asked) for row, asked in calls if kind in asked.targets]
             places = torch.tensor([(row, asked.place(kind)) for row, asked in mine], dtype=torch.long).reshape(-1, 2)
