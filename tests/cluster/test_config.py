@@ -60,6 +60,12 @@ def test_what_is_wrong_is_named(setting: str, told: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_heads_are_for_imitation() -> None:
+    assert load("sft", ["learner.heads.box=0.2"]).learner.heads.box == 0.2
+    with pytest.raises(ConfigError, match=r"learner\.heads: they learn by imitation only"):
+        load("rft", ["learner.heads.box=0.2"])
+
+
 def test_a_missing_file_and_a_broken_one_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such config"):
         load(tmp_path / "none.toml")
