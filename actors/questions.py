@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,6 +40,9 @@ class Line(BaseModel):
     family: str = "task"
 
 
+LineT = TypeVar("LineT", bound=Line)
+
+
 class QuestionFile:
     """The questions of a file by index; media go to the store when a question is asked.
 
@@ -50,9 +53,12 @@ class QuestionFile:
         '3'
     """
 
+    kind: ClassVar[type[Line]] = Line
+    """What a line is."""
+
     def __init__(self, path: Path, store: MediaStore) -> None:
         self.path, self.store = path, store
-        self._lines = _read(path)
+        self._lines = read(path, self.kind)
         self.of = tuple(line.family for line in self._lines)
         """The family of each."""
         self.gold = lru_cache(maxsize=256)(self._gold)
@@ -96,14 +102,15 @@ class QuestionFile:
         return Task(name, line.question, media, line.answer_type, line.family), evidence
 
 
-def _read(path: Path) -> list[Line]:
-    lines: list[Line] = []
+def read(path: Path, kind: type[LineT]) -> list[LineT]:
+    """The lines of a file. TaskError for the first that is none of this kind, or when two have the same id."""
+    lines: list[LineT] = []
     ids: dict[str, int] = {}
-    for number, text in enumerate(_text(path).splitlines(), 1):
+    for number, text in enumerate(_text(path).removesuffix("\n").split("\n"), 1):  # JSON may hold what else splits lines
         if not text.strip():
             raise TaskError(f"{path}: line {number} is empty")
         try:
-            line = Line.model_validate(json.loads(text))
+            line = kind.model_validate(json.loads(text))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "the line"
@@ -114,13 +121,14 @@ def _read(path: Path) -> list[Line]:
             raise TaskError(f"{path}: lines {ids[line.id]} and {number} have the same id {line.id!r}")
         ids[line.id] = number
         lines.append(line)
-    if not lines:
-        raise TaskError(f"{path}: no question in it")
     return lines
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise TaskError(f"{path}: not UTF-8 text: {error}") from error
+    if not text.strip():
+        raise TaskError(f"{path}: no line in it")
+    return text
