@@ -70,14 +70,26 @@ class QuestionFile:
         """The question with its key. TaskError when there is none, or its media or its evidence cannot be used."""
         line = self._lines[index]
         if line.answer is None:
-            raise TaskError(f"{self.path}: line {index + 1}: no answer, so it cannot be scored")
+            raise TaskError(f"{self.where(index)}: no answer, so it cannot be scored")
         task, evidence = self._checked(index, self.store)
         return GoldTask(task, line.answer, evidence, split=self.path.stem)
+
+    def where(self, index: int) -> str:
+        """The file and the line of a question."""
+        return f"{self.path}: line {index + 1}"
 
     @property
     def answered(self) -> int:
         """How many have an answer."""
         return sum(line.answer is not None for line in self._lines)
+
+    def missing(self) -> str | None:
+        """The first medium that is not there; nothing is read of those that are."""
+        for index, line in enumerate(self._lines):
+            for name in line.media:
+                if not (self.path.parent / name).is_file():
+                    return f"{self.where(index)}: {name}: no such file"
+        return None
 
     def check(self, index: int) -> str | None:
         """What is wrong with a question's media and evidence; nothing is kept of them."""
@@ -88,7 +100,7 @@ class QuestionFile:
         return None
 
     def _checked(self, index: int, store: MediaStore) -> tuple[Task, Evidence]:
-        line, where = self._lines[index], f"{self.path}: line {index + 1}"
+        line, where = self._lines[index], self.where(index)
         try:
             places = [name if ":/" in name else self.path.parent / name for name in line.media]  # an address is told as one
             media = tuple(store.add_file(place) for place in places)

@@ -43,6 +43,8 @@ class RolloutSettings:
 class Lesson:
     """A demonstration on its way: a teacher, or a written trace, speaks in place of the policy."""
 
+    name: str
+    """For people: a scene's, or where a trace stands."""
     speaker: Speaker
     episode: Episode
     steps: list[Step] = field(default_factory=list)
@@ -121,7 +123,7 @@ class RolloutWorker:
                 offered = FAMILIES[speaker.scene.family].captions(speaker.scene, speaker.rng)
                 trajectories += [self._caption(speaker.scene, k, [*d, echo(speaker.rng)]) for k, d in enumerate(offered)]
             elif fault:
-                self.refused.append(f"{lesson.episode.task.id}: {fault}")
+                self.refused.append(f"{lesson.name}: {fault}")
         return [Group(t.task_id, (t,)) for t in trajectories]
 
     def _play(self, begin: Sequence[Callable[[], Episode]]) -> list[Episode]:
@@ -150,19 +152,20 @@ class RolloutWorker:
     def _lessons(self, index: int) -> list[Lesson]:
         """The demonstration of an index; none where a trace's media cannot be used."""
         if isinstance(self.source, TraceFile):
+            line = self.source.order[index]
             try:
-                trace = self.source.trace(self.source.order[index])
+                trace = self.source.trace(line)
             except TaskError as error:
                 self.refused.append(str(error))
                 return []
-            return [self._lesson(trace.gold.task, index, Reciter(trace))]
+            return [self._lesson(self.source.where(line), trace.gold.task, index, Reciter(trace))]
         assert isinstance(self.source, TaskSource)  # plain questions come without a teacher
         scene, rng = self.source.scene(index), np.random.default_rng([self.run, index])
-        return [self._lesson(scene.task.task, index, Teacher(scene, rng, self.settings.style))]
+        return [self._lesson(scene.id, scene.task.task, index, Teacher(scene, rng, self.settings.style))]
 
-    def _lesson(self, task: Task, index: int, speaker: Speaker) -> Lesson:
+    def _lesson(self, name: str, task: Task, index: int, speaker: Speaker) -> Lesson:
         limits = replace(self.settings.limits, turn_tokens=10_000)
-        return Lesson(speaker, self._episode(task, index, 0, limits))
+        return Lesson(name, speaker, self._episode(task, index, 0, limits))
 
     def _demonstrate(self, lessons: list[Lesson]) -> list[Lesson]:
         """Play the teacher's episodes through the real tools, turn by turn together."""
