@@ -194,7 +194,7 @@ def _pixel_reasoner(record: dict[str, Any], source: Path) -> Dialogue:
     if videos and not isinstance(videos[0], list):
         raise Unmapped("a video that is not a list of its frames")
     frames = [_file(name, source) for name in videos[0]] if videos else []
-    said = [list_ for message, list_ in zip(messages, parts, strict=True) if message.get("role") == "assistant"]
+    said = [some for message, some in zip(messages, parts, strict=True) if message.get("role") == "assistant"]
     if not said:
         raise Unmapped("no assistant message")
     turns = [_turn("".join(part.get("text") or "" for part in one)) for one in said]
@@ -214,17 +214,17 @@ def _chat(record: dict[str, Any], source: Path) -> Dialogue:
     if begun is None:
         raise Unmapped("no assistant message")
     asked = [part for m in messages[:begun] for part in _parts(m) if m.get("role") == "user"]
-    question = re.sub(r"<image>|<video>", "", "".join(part.get("text") or "" for part in asked)).strip()
-    named = [_address(part) for part in asked if part.get("type", "text") != "text"]
-    named = named or [*record.get("images", []), *record.get("videos", []), *record.get("media", [])]
+    text = "".join(part.get("text") or "" for part in asked)
+    question = re.sub(r"<image>|<video>", "", text).strip()
+    named = [_address(part) for part in asked if part.get("type", "text") != "text"] or _listed(record, text)
     turns: list[Turn] = []
     for message in messages[begun:]:
-        text = "".join(part.get("text") or "" for part in _parts(message))
+        said = "".join(part.get("text") or "" for part in _parts(message))
         if message.get("role") == "assistant":
-            turns.append(_turn(text, message.get("tool_calls") or []))
+            turns.append(_turn(said, message.get("tool_calls") or []))
             turns[-1].erroneous = message.get("weight") == 0
         elif message.get("role") in ("tool", "user") and turns[-1].calls:
-            turns[-1].results.append(_observation(text))
+            turns[-1].results.append(_observation(said))
         else:
             raise Unmapped(f"a message of {message.get('role')!r} that answers no call: only one question is asked")
     return Dialogue(
@@ -243,6 +243,17 @@ def _parts(message: Any) -> list[dict[str, Any]]:
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise Unmapped(f"a message of {message.get('role')!r} whose content is neither text nor a list of parts")
     return content
+
+
+def _listed(record: Mapping[str, Any], text: str) -> list[Any]:
+    """The media that a record lists beside its messages: as many as the question has marks for, the rest being results."""
+    found: list[Any] = []
+    for key, mark in (("images", "<image>"), ("videos", "<video>")):
+        listed = record.get(key) or []
+        if not isinstance(listed, list):
+            raise Unmapped(f"{key} that are not a list")
+        found += listed[: text.count(mark)] if mark in text else listed
+    return found
 
 
 def _address(part: Mapping[str, Any]) -> Any:

@@ -96,7 +96,7 @@ def take_over(source: Path, out: Path, layout: str) -> bool:
 
 def write(path: Path, lines: Sequence[TraceLine]) -> None:
     """A traces file, whole or not at all."""
-    dumped = [json.dumps(line.model_dump(exclude_defaults=True), ensure_ascii=False) for line in lines]
+    dumped = [json.dumps({"version": 1, **line.model_dump(exclude_defaults=True)}, ensure_ascii=False) for line in lines]
     replace_file(path, "".join(f"{line}\n" for line in dumped).encode())
 
 
