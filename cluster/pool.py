@@ -68,7 +68,8 @@ class Pool:
         return [held for family, count in batch.items() for held in self._some(family, count, rng)]
 
     def _some(self, family: str, count: int, rng: np.random.Generator) -> list[Held]:
-        kept = [held for some in self._families.values() for held in some] if family == ANY else self._families.get(family, [])
+        named = sorted(self._families) if family == ANY else [family]
+        kept = [held for name in named for held in self._families.get(name, [])]
         if count and not kept:
             has = ", ".join(self._families) or "nothing"
             raise ConfigError(f"replay.mixture: no {family} in the replay shard, which has {has}; it wants {count} a batch")

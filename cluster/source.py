@@ -16,9 +16,9 @@ from pixelis.tools.media import MediaStore
 
 
 class Rounds:
-    """The questions of a file by any index: after the last comes the first again.
+    """The questions of a file by any index: after the last comes the first again, under a name of its own.
 
-    Example: ``Rounds(file).gold(len(file)) == file.gold(0)``
+    Example: ``Rounds(file).gold(len(file)).task.id == f"{file.gold(0).task.id}@2"``
     """
 
     def __init__(self, file: QuestionFile) -> None:
@@ -26,7 +26,9 @@ class Rounds:
 
     def gold(self, index: int) -> GoldTask:
         """The question with its key. TaskError when its media cannot be used."""
-        return self.file.gold(index % len(self.file))
+        round_, place = divmod(index, len(self.file))
+        gold = self.file.gold(place)
+        return replace(gold, task=replace(gold.task, id=f"{gold.task.id}@{round_ + 1}")) if round_ else gold
 
 
 def open_source(tasks: TaskSettings, split: Split, store: MediaStore) -> Questions:

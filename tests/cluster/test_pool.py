@@ -75,3 +75,10 @@ def test_groups_that_older_weights_sampled_are_told_apart() -> None:
     assert (old.sampled_at, new.sampled_at) == (3, 4)
     assert by_age([old, new, old], 4) == ([old, old], [new])
     assert by_age([old, new], 3) == ([], [old, new])
+
+
+def test_any_draws_from_all_families_alike_whoever_stored_first() -> None:
+    settings = ReplaySettings("epochs", mixture=(Stage(batch={"any": 200}),))
+    some, other = pool(settings, GROUPS[:8], GROUPS[8:]), pool(settings, GROUPS[1:], GROUPS[:1])
+    assert drawn(some, 3) == drawn(other, 3)
+    assert {group.task_id for group in drawn(some, 3)} == {group.task_id for group in GROUPS}
