@@ -24,6 +24,7 @@ from pixelis.cluster.progress import Bar
 from pixelis.memory.log import replace_file
 from pixelis.tools.call import ToolResult
 from pixelis.tools.handle import Workspace
+from pixelis.tools.inspect import DEADLINE
 from pixelis.tools.media import MediaStore
 from pixelis.tools.toolbox import Toolbox
 
@@ -35,7 +36,7 @@ def check(path: Path) -> bool:
     """
     store = MediaStore()
     file = TraceFile(path, store)
-    wrong, played, box = 0, 0, Toolbox(store)
+    wrong, played, box = 0, 0, Toolbox(store, deadline=DEADLINE)
     with Bar("traces", len(file), "traces", Console(stderr=True)) as bar:
         for index in range(len(file)):
             found, calls = fault(file, index, box)
@@ -155,7 +156,7 @@ def example(folder: Path, n: int) -> Path:
         raise UsageError(f"{folder}: is there already; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     store = MediaStore()
-    source, toolbox = TaskSource(("code", "clip"), "demo", store, {"code": n, "clip": n}), Toolbox(store)
+    source, toolbox = TaskSource(("code", "clip"), "demo", store, {"code": n, "clip": n}), Toolbox(store, deadline=DEADLINE)
     lines: list[TraceLine] = []
     for index in range(n):
         scene = source.scene(index)

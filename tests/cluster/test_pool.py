@@ -2,7 +2,7 @@
 
 import pytest
 
-from pixelis.cluster.config import ReplaySettings, Stage
+from pixelis.cluster.config import ConfigError, ReplaySettings, Stage
 from pixelis.cluster.pool import Held, Pool, by_age, stage_at
 from pixelis.memory.trajectory import Group, Trajectory, Turn
 
@@ -57,7 +57,7 @@ def test_draws_do_not_depend_on_who_stored_first_nor_on_how_often_was_added() ->
 
 def test_a_kind_that_is_missing_is_named() -> None:
     some = pool(EPOCHS, [g for g in GROUPS if "caption" not in g.trajectories[0].family])
-    with pytest.raises(ValueError, match=r"no code\.caption in the replay shard, the mixture wants 4; it has code"):
+    with pytest.raises(ConfigError, match=r"no code\.caption in the replay shard, which has code; it wants 4"):
         some.draw(0)
 
 
