@@ -40,7 +40,7 @@ def run(traces: Path, untrained: Path) -> Path:
     lines = [json.loads(line) for line in traces.read_text().splitlines()]
     kept = ("question", "media", "answer", "id", "family")
     tasks.write_text("".join(json.dumps({k: lines[i][k] for k in kept}) + "\n" for i in (0, 1, 3)))
-    own = ["name=own", "eval.n=0", "tools.where=here", "tracking=''", "deadline=120.0"]
+    own = ["name=own", "eval.n=0", "tools.where=here", "tracking=''", "deadline=600.0"]
     sft = [f"start={untrained}", f"tasks.traces={traces}", "stop.steps=4", "replay.steps_per_call=2", "rollout.groups=4"]
     return train_all([
         load("traces", [*own, *sft, "rollout.actors=1", "learner.ranks=1", "replay.mixture=[{batch={any=2}}]"]),
