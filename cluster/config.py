@@ -310,6 +310,12 @@ def _check(config: RunConfig) -> None:
             raise ConfigError(f"{name}: {value} is below {least}")
     if config.learner.shard and config.learner.ranks == 1:
         raise ConfigError("learner.shard: one rank has nobody to share with; learner.ranks must be 2 or more")
+    heads = asdict(config.learner.heads)
+    for name, weight in heads.items():
+        if weight < 0:
+            raise ConfigError(f"learner.heads.{name}: {weight} is below 0")
+    if config.learner.loss != "imitation" and any(heads.values()):
+        raise ConfigError("learner.heads: they learn by imitation only; set them to 0 for a phase that learns from rollouts")
     scenes = config.tasks.scenes
     if scenes and set(scenes) != set(config.tasks.families):
         raise ConfigError(f"tasks.scenes: name each of {', '.join(config.tasks.families)}, not {', '.join(scenes)}")

@@ -49,6 +49,7 @@ def test_settings_override_the_file() -> None:
         ("rollout.actors=0", "rollout.actors: 0 is below 1"),
         ("learner.shard=true", "learner.ranks must be 2 or more"),
         ("learner.loss=grpo", "phase sft needs"),
+        ("learner.heads.box=-0.2", "learner.heads.box: -0.2 is below 0"),
         ("steps", "write key=value"),
     ],
 )
