@@ -1,6 +1,6 @@
 # Every target sets up what it needs on a fresh machine with Python 3.11 or newer; `make demo` and `make test` first.
 BENCHES := engine fuzz learner loop media reliability round tools weights
-.PHONY: help demo test check lint types fmt bench $(addprefix bench-,$(BENCHES)) bench-infra results-loop clean
+.PHONY: help demo test check lint types fmt bench $(addprefix bench-,$(BENCHES)) bench-infra results-loop results-rft clean
 
 export OMP_WAIT_POLICY := PASSIVE
 export OMP_NUM_THREADS := 1
@@ -26,6 +26,7 @@ help:
 	@echo "make fmt           format the code"
 	@echo "make bench         all measurements of speed and size; make bench-engine one of them ($(BENCHES))"
 	@echo "make bench-infra   RFT while tools fail, three seeds (20 minutes, after make demo)"
+	@echo "make results-rft   what CC-RFT and its parts are worth, 37 runs of minutes (hours; goes on where it stopped)"
 	@echo "make results-loop  the demo with its controls, three seeds (hours; goes on where it stopped)"
 
 demo: $(STAMP)
@@ -58,6 +59,9 @@ bench-tools: $(STAMP)
 
 results-loop: $(STAMP)
 	$(BIN)/python -m pixelis.cluster.results
+
+results-rft: $(STAMP)
+	$(BIN)/python -m pixelis.cluster.results_rft
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

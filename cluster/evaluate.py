@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,6 +37,8 @@ class Evaluation:
     episodes: tuple[Group, ...]
     infra: int
     """Episodes left out because infrastructure ended them."""
+    outcomes: tuple[Outcome, ...] = ()
+    """Of each episode, in the order of the questions."""
 
 
 def jobs(n: int, families: int, split: Split, shift: Shift = NO_SHIFT) -> list[Job]:
@@ -52,12 +54,21 @@ def gather(receipts: list[Receipt]) -> Evaluation:
     outcomes: list[Outcome] = [one for r in receipts for one in r.outcomes]
     episodes = tuple(group for r in receipts if r.episodes for group in decode(r.episodes))
     infra = sum(int(r.sums.get("infra", 0)) for r in receipts)
-    return Evaluation(by_family(outcomes), episodes, infra)
+    return Evaluation(by_family(outcomes), episodes, infra, tuple(outcomes))
 
 
 def write(path: Path, evaluation: Evaluation) -> None:
-    """The evaluated episodes as one Arrow file (`memory.codec`); their media are in the run's media folder."""
+    """The evaluated episodes as one Arrow file (`memory.codec`), and as JSON beside it what came of each question: for
+    comparisons of policies question by question. Their media are in the run's media folder."""
     replace_file(path, encode(list(evaluation.episodes)))
+    outcomes = ",\n".join(json.dumps(asdict(one)) for one in evaluation.outcomes)
+    replace_file(path.with_suffix(".json"), f"[\n{outcomes}\n]\n".encode())
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """What `write` left beside the episodes of `path`."""
+    told = json.loads(path.with_suffix(".json").read_text())
+    return [Outcome(**{**one, "hops": tuple(one["hops"]), "redundant": tuple(one["redundant"])}) for one in told]
 
 
 @dataclass(frozen=True, slots=True)

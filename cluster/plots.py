@@ -27,8 +27,9 @@ CURVES: Mapping[str, str] = {  # key in metrics.jsonl -> title; in this order
     "chain_length": "steps before the answer",
     "nll": "negative log-likelihood, nats a token",
     "loss": "loss",
-    "kl_k3_token_mean": "KL to the start policy, nats a token (k3)",
-    "kl_probe": "KL to the start policy on the probes, nats a token (exact)",
+    "head_box_iou": "mean IoU of the box head on its batch",
+    "kl_k3_policy_to_start_token_mean": "KL to the start policy, nats a token (k3)",
+    "kl_exact_policy_to_start_probes": "KL to the start policy on the probes, nats a token (exact)",
     "beta": "weight of the KL",
     "curiosity_scaled": "mean reward for curiosity",
     "coherence_scaled": "mean reward for coherence",
@@ -93,6 +94,25 @@ def tool_mix(phases: Mapping[str, Sequence[Trajectory]]) -> str:
     return _drawn(figure, tight=bool(not names))
 
 
+def arms(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Success and excess calls of each arm of an experiment, a dot for each seed; those of its start as a line."""
+    some = [row for row in rows if row["split"] == "heldout"]
+    begins = list(dict.fromkeys(row["start"] for row in some))
+    names = list(dict.fromkeys(row["arm"] for row in some if row["arm"] != "sft"))
+    figure, axes = _figure(8.2, 1.4 + 0.34 * max(1, len(names)) * len(begins), rows=len(begins), columns=2)
+    for ax, (start, key) in zip(axes, [(start, key) for start in begins for key in ("success", "excess_calls")], strict=True):
+        found = {arm: [row[key] for row in some if (row["start"], row["arm"]) == (start, arm)] for arm in ("sft", *names)}
+        for y, arm in enumerate(names):
+            ax.scatter(found[arm], [y] * len(found[arm]), s=16, color=FAINT)
+            ax.scatter([float(np.mean(found[arm]))] if found[arm] else [], [y] if found[arm] else [], s=34, color=LINE)
+        ax.axvline(found["sft"][0], color=SOFT, linewidth=1, linestyle="--")
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.grid(True, axis="x", color="#eceff3")
+        ax.set_title(f"{key.replace('_', ' ')}, {start} start (dashed)", fontsize=10, color=INK, loc="left")
+    return _drawn(figure)
+
+
 def _curve(points: Sequence[tuple[float, float]], marked: bool) -> str:
     from matplotlib.ticker import MaxNLocator
 
@@ -110,12 +130,12 @@ def _curve(points: Sequence[tuple[float, float]], marked: bool) -> str:
     return _drawn(figure)
 
 
-def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of so many inches with axes below each other. Without pyplot: nothing global changes."""
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of so many inches with axes row by row. Without pyplot: nothing global changes."""
     from matplotlib.figure import Figure
 
     figure = Figure((width, height))
-    axes = [figure.add_subplot(rows, 1, i + 1) for i in range(rows)]
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.spines[["left", "bottom"]].set_color("#c6cdd6")

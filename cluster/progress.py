@@ -11,7 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SILENCE = 10.0
 """Seconds between lines without a terminal."""
-SHOWN = ("nll", "reward", "answer", "valid", "chain_length", "kl_k3_token_mean", "loss", "success")
+SHOWN = {
+    "nll": "nll", "reward": "reward", "answer": "answer", "valid": "valid", "chain_length": "chain_length",
+    "kl_k3_policy_to_start_token_mean": "kl", "loss": "loss", "success": "success",
+}  # fmt: skip
 
 
 class Bar:
@@ -67,5 +70,5 @@ class Bar:
         words = [f"{rate:.1f} {self.unit}/s"]
         if figures.get("rollouts") and figures.get("seconds"):
             words.append(f"{figures['rollouts'] / figures['seconds']:.1f} rollouts/s")
-        words += [f"{name.removesuffix('_k3_token_mean')} {figures[name]:.3f}" for name in SHOWN if name in figures]
+        words += [f"{short} {figures[name]:.3f}" for name, short in SHOWN.items() if name in figures]
         return "  ".join(words)

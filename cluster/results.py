@@ -47,7 +47,7 @@ def config(arm: str, seed: int) -> RunConfig:
     if arm == "rft":
         return replace(made, start=policy)
     if arm == "sft_more":
-        stop = replace(made.stop, steps=equal_steps(seed), gate=0.0)
+        stop = replace(made.stop, steps=equal_steps(RUNS / name("sft", seed), RUNS / name("rft", seed)), gate=0.0)
         lone = replace(made.replay, mixture=made.replay.mixture[-1:])
         return replace(made, start=policy, stop=stop, replay=lone)
     made = replace(made, start=str(backbone(0)))
@@ -61,14 +61,14 @@ def name(arm: str, seed: int) -> str:
     return f"loop-{arm}-{seed}"
 
 
-def equal_steps(seed: int) -> int:
-    """Imitation steps that cost, with an evaluation, as many CPU-seconds as the seed's `rft` took: at the price of the last
-    steps of its `sft`."""
-    sft, rft = (read_summary(RUNS / name(arm, seed))["phases"][arm] for arm in ("sft", "rft"))
-    saved = sorted((RUNS / name("sft", seed) / "checkpoints" / "sft").glob("step-*"))[-2:]
+def equal_steps(sft: Path, rft: Path) -> int:
+    """Imitation steps that cost, with an evaluation, as many CPU-seconds as the run `rft` took: at the price of the last
+    steps of the run `sft`."""
+    phase, other = (read_summary(root)["phases"][name] for root, name in ((sft, "sft"), (rft, "rft")))
+    saved = sorted((sft / "checkpoints" / "sft").glob("step-*"))[-2:]
     (steps, spent), (more, end) = ((s["loop"]["step"], s["spent"]["cpu_s"]) for s in (checkpoint.load(p).state for p in saved))
-    price, evaluation = (end - spent) / (more - steps), sft["cpu_s"] - end
-    return max(1, round((rft["cpu_s"] - evaluation) / price))
+    price, evaluation = (end - spent) / (more - steps), phase["cpu_s"] - end
+    return max(1, round((other["cpu_s"] - evaluation) / price))
 
 
 def rows(arm: str, seed: int) -> Iterator[dict[str, Any]]:

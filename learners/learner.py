@@ -16,12 +16,14 @@ from pixelis.learners.advantage import Place, advantages
 from pixelis.learners.batch import Batch, by_length, collate, roles_of
 from pixelis.learners.corridor import BEYOND, Corridor, CorridorError, CorridorSettings, Snapshot
 from pixelis.learners.curiosity import Senses
+from pixelis.learners.heads import Heads, HeadSettings
 from pixelis.learners.intrinsic import Intrinsic, IntrinsicSettings
-from pixelis.learners.loss import TOLD, GrpoSettings, RoleWeights, Sampled, Told, grpo, imitation
+from pixelis.learners.loss import K3, TOLD, GrpoSettings, RoleWeights, Sampled, Told, grpo, imitation
 from pixelis.learners.optimizer import make_optimizer
-from pixelis.learners.probe import Probes
+from pixelis.learners.probe import PROBED, Probes
 from pixelis.learners.ranks import Ranks, clip, like, whole
-from pixelis.learners.reference import Read, Reference, logprobs
+from pixelis.learners.reference import Read, Reference, states_and_logprobs
+from pixelis.learners.refill import Kept, Refill
 from pixelis.memory.checkpoint import pack_optimizer, unpack_optimizer
 from pixelis.memory.codec import from_table, to_table
 from pixelis.memory.lora import LoraSettings, adapt, merged, trains_vision
@@ -69,6 +71,8 @@ class LearnerSettings:
     """Added to the standard deviation of a group's rewards."""
     roles: RoleWeights = field(default_factory=RoleWeights)
     """What tokens count in imitation."""
+    heads: HeadSettings = field(default_factory=HeadSettings)
+    """What heads count in imitation that foresee a call's op and arguments (paper 4.2)."""
     grpo: GrpoSettings = field(default_factory=GrpoSettings)
     intrinsic: IntrinsicSettings = field(default_factory=IntrinsicSettings)
     corridor: CorridorSettings = field(default_factory=CorridorSettings)
@@ -111,6 +115,8 @@ class Learner:
         if settings.checkpointing:
             model.net.gradient_checkpointing_enable({"use_reentrant": False})
         self.features = FeatureCache(model, store)
+        embedding = model.net.model.language_model.embed_tokens.weight
+        self.heads = Heads(embedding.shape[1], settings.heads).to(embedding.device)
         self.reference = Reference(model, not self._sight_changes) if settings.loss == "grpo" else None
         self.intrinsic: Intrinsic | None = None
         if self.reference:
@@ -119,6 +125,7 @@ class Learner:
             self.intrinsic = Intrinsic(settings.intrinsic, Senses(self.reference.model, still))
         self.corridor = Corridor(settings.corridor, settings.grpo.beta)
         self.probes: Probes | None = None
+        self.refill = Refill(settings.grpo.refill)
         self._flat: FlatWeights | None = FlatWeights(self.weights())  # None: sharded
         self._take()
         self.left_out: dict[str, list[Place]] = {}
@@ -136,8 +143,10 @@ class Learner:
     def _take(self) -> None:
         """Make the optimizer of the parameters that train."""
         s, net = self.settings, self.model.net
-        self.parameters = [p for p in net.parameters() if p.requires_grad]
-        self.optimizer, self._rates = make_optimizer(net, s.lr, s.matrix_lr, s.betas, s.weight_decay)
+        own, heads = [p for p in net.parameters() if p.requires_grad], list(self.heads.parameters())
+        self.parameters = [*own, *heads]
+        self._clipped = own, heads  # apart: a gradient of a head does not shorten the policy's
+        self.optimizer, self._rates = make_optimizer(net, s.lr, s.matrix_lr, s.betas, s.weight_decay, heads)
 
     def update(self, groups: Sequence[Group]) -> dict[str, float]:
         """One step on some groups. Infrastructure failures and groups without contrast are left out and counted.
@@ -153,24 +162,25 @@ class Learner:
         for attempt in range(self.settings.corridor.undos + 1):
             beta, share = self.corridor.attempt(attempt)
             told = self._gradient(samples, beta)
-            norm = clip(self.parameters, self.settings.clip)
+            norm, beside = (clip(some, self.settings.clip) for some in self._clipped)
             figures |= told | {"grad_norm": float(norm), "step": float(self.version[1])}
-            if not (np.isfinite(told["loss"]) and torch.isfinite(norm)):
+            if not (np.isfinite(told["loss"]) and torch.isfinite(norm + beside)):
                 self.optimizer.zero_grad(set_to_none=True)
-                self.left_out["non_finite"] = [s.place for s in samples]
+                self.left_out["non_finite"] = [s.place for s in samples if s.place[0] >= 0]
                 return {**figures, "skipped": 1.0, "non_finite": 1.0}
             self._move(share)
             if before is None:
                 break
-            figures |= {"kl_probe": self._probe(), "beta": beta, "undone": float(attempt)}
-            if not self.corridor.beyond(figures["kl_probe"]):
-                self.corridor.read(told["kl_k3_token_mean"])
+            figures |= {PROBED: self._probe(), "beta": beta, "undone": float(attempt)}
+            if not self.corridor.beyond(figures[PROBED]):
+                self.corridor.read(told[f"{K3}_token_mean"])
                 break
             before.undo()
             self.corridor.undone += 1
         else:
             raise CorridorError(_lost(figures, self.settings.corridor))
         self.version = (self.version[0], self.version[1] + 1)
+        self.refill.keep(_groups(samples, self.version[1]) if self.reference else [])
         return {**figures, "skipped": 0.0, "non_finite": 0.0}
 
     def _move(self, share: float) -> None:
@@ -183,15 +193,15 @@ class Learner:
         """The gradient of all samples, each rank working on its part of them; the figures of the loss."""
         self.model.net.train()
         self.optimizer.zero_grad(set_to_none=True)
-        keys = ("loss", *TOLD[self.settings.loss])
+        keys = ("loss", *TOLD[self.settings.loss], *self.heads.figures)
         sums = {key: [0.0, 0.0] for key in keys}
-        total = self._total(samples)
+        total, calls = self._total(samples), self.heads.count([s.trajectory for s in samples])
         for part in self._parts([s.trajectory for s in samples]):
             some = [samples[i] for i in part.indices]
-            share = sum(self._weight(s) for s in some) / total * part.counts
-            loss, told = self._loss(some, beta)
-            (loss * share).backward()
-            for key, (value, weight) in {**told, "loss": (share * float(loss.detach()), share)}.items():
+            share = sum(self._weight(s) for s in some) / total
+            loss, told = self._loss(some, beta, share, calls)
+            (loss * part.counts).backward()
+            for key, (value, weight) in {**told, "loss": (float(loss.detach()), share)}.items():
                 sums[key][0] += value * part.counts
                 sums[key][1] += weight * part.counts
         flat = {(key, i): value for key, pair in sums.items() for i, value in enumerate(pair)}
@@ -246,7 +256,16 @@ class Learner:
         credit, self.left_out["uniform"] = advantages(rewards, self.settings.advantage_floor, divide)
         if credit and not reads:
             reads = self._read({place: whole[place] for place in credit})
-        return [Sample(whole[place], earned, place, reads[place]) for place, earned in credit.items()], figures
+        samples = [Sample(whole[place], earned, place, reads[place]) for place, earned in credit.items()]
+        again = self._again(len({group for group, _ in self.left_out["uniform"]})) if credit else []
+        return samples + again, {**figures, "groups_refilled": float(len({s.place[0] for s in again}))}
+
+    def _again(self, groups: int) -> list[Sample]:
+        """Earlier groups in place of some that have no contrast, at places below 0."""
+        kept = self.refill.take(groups, self.version[1] + 1)
+        pairs = {(-1 - n, k): pair for n, one in enumerate(kept) for k, pair in enumerate(one.members)}
+        reads = self._read({place: trajectory for place, (trajectory, _) in pairs.items()}) if pairs else {}
+        return [Sample(trajectory, credit, place, reads[place]) for place, (trajectory, credit) in pairs.items()]
 
     def _read(self, of: Mapping[Place, Trajectory]) -> dict[Place, Read]:
         """What the reference says of some trajectories: each rank asks it for its part, and all get all."""
@@ -291,17 +310,21 @@ class Learner:
         kl, count = self.ranks.sum(far).tolist()
         return float(kl / count)
 
-    def _loss(self, samples: list[Sample], beta: float) -> tuple[Tensor, Told]:
-        """Loss of a micro-batch, and figures."""
-        batch = self._collated([s.trajectory for s in samples])
-        now = logprobs(self.model, batch, self._features(batch.views))
+    def _loss(self, samples: list[Sample], beta: float, share: float, calls: Mapping[str, int]) -> tuple[Tensor, Told]:
+        """A micro-batch's part of the loss, and figures. `share`: of the batch; `calls`: of the batch, for each head."""
+        trajectories = [s.trajectory for s in samples]
+        batch = self._collated(trajectories)
+        hidden, now = states_and_logprobs(self.model, batch, self._features(batch.views))
         reads = [s.read for s in samples if s.read is not None]
         if not reads:
-            return imitation(now, self.settings.roles.of(batch.roles))
+            loss, told = imitation(now, self.settings.roles.of(batch.roles))
+            foreseen, more = self.heads.loss(hidden, batch.starts, trajectories, calls)
+            return share * loss + foreseen, {**told, **more}
         credit = torch.tensor([s.advantage for s in samples], device=batch.row.device)[batch.row]
         anchor, choice = (torch.cat(some).to(credit.device) for some in zip(*((r.logprobs, r.choice) for r in reads), strict=True))
         of = Sampled(batch.old, credit, anchor, choice, batch.row, batch.roles)
-        return grpo(now, of, self.settings.grpo, beta)
+        loss, told = grpo(now, of, self.settings.grpo, beta)
+        return share * loss, told
 
     def _collated(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Where the network is."""
@@ -335,10 +358,13 @@ class Learner:
         moments, packed = pack_optimizer(self.optimizer)
         tensors = {"model": self.weights(), "optimizer": {name: whole(t) for name, t in moments.items()}}
         state: dict[str, Any] = {"optimizer": packed, "corridor": self.corridor.state()}
+        if self.heads.weights:
+            tensors["heads"] = self.heads.state_dict()
         if self.intrinsic:
             tensors["intrinsic"], state["intrinsic"] = self.intrinsic.state()
+        state["refill"], tables = self.refill.state()
         probes = [Group(t.task_id, (t,)) for t in self.probes.trajectories] if self.probes else []
-        return tensors, state, {"probes": to_table(probes)} if probes else {}
+        return tensors, state, tables | ({"probes": to_table(probes)} if probes else {})
 
     def restore(
         self, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], tables: Mapping[str, pa.Table]
@@ -351,15 +377,26 @@ class Learner:
         unpack_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])
         for parameter, moments in self.optimizer.state.items():
             moments.update({name: like(t, parameter) for name, t in moments.items() if isinstance(t, Tensor)})
+        if self.heads.weights:
+            self.heads.load_state_dict(dict(tensors["heads"]))
         self.corridor.restore(state["corridor"])
         if self.intrinsic:
             self.intrinsic.restore(tensors.get("intrinsic", {}), state["intrinsic"])
+        self.refill.restore(state["refill"], tables)
         kept = from_table(tables["probes"]) if "probes" in tables else []
         self.probes = Probes([g.trajectories[0] for g in kept]) if kept else None
+
+
+def _groups(samples: Sequence[Sample], step: int) -> list[Kept]:
+    """What this step learned from for the first time, by group."""
+    found: dict[int, list[tuple[Trajectory, float]]] = {}
+    for s in samples:
+        found.setdefault(s.place[0], []).append((s.trajectory, s.advantage))
+    return [Kept(step, tuple(members)) for group, members in found.items() if group >= 0]
 
 
 def _lost(figures: Mapping[str, float], settings: CorridorSettings) -> str:
     return (
         f"{settings.undos + 1} times in a row an update took the probes' KL beyond {BEYOND * settings.high:g} nats a token, "
-        f"the last to {figures['kl_probe']:.3f}, beta being {figures['beta']:.3g}: lower learner.lr, or widen learner.corridor"
+        f"the last to {figures[PROBED]:.3f}, beta being {figures['beta']:.3g}: lower learner.lr, or widen learner.corridor"
     )

@@ -16,8 +16,10 @@ from pixelis.memory.trajectory import ROLES, SAMPLED
 Form = Literal["trajectory_mean", "token_mean", "dr_grpo"]
 KL = ("trajectory_mean", "token_mean", "choice", *(name for letter, name in ROLES.items() if letter in SAMPLED - {"x"}))
 """What the KL is averaged over: trajectories' means, all tokens, those where the reference left a choice, those of a role."""
-TOLD = {"imitation": ("nll",), "grpo": ("surrogate", "ratio_clipped", *(f"kl_k3_{over}" for over in KL))}
-"""The figures of each loss. KL is KL(policy || reference) per sampled token, in nats, by the k3 estimator."""
+K3 = "kl_k3_policy_to_start"
+"""Names of KL figures say it all: estimator, direction (policy || reference), reference, and what is averaged over."""
+TOLD = {"imitation": ("nll",), "grpo": ("surrogate", "ratio_clipped", *(f"{K3}_{over}" for over in KL))}
+"""The figures of each loss; KL in nats per sampled token."""
 CHOICE = 0.99
 """A token where the reference gives one token more than this leaves no choice: it is fixed syntax."""
 
@@ -64,6 +66,8 @@ class GrpoSettings:
     """The constant of `dr_grpo`: tokens of a trajectory."""
     beta: float = 0.02
     """Weight of the KL to the reference policy, at first."""
+    refill: int = 4
+    """A group without contrast is replaced by one that had some up to this many updates ago, each once; 0: by none."""
     truncate: float = 0.0
     """For rollouts by older weights: importance weights are cut off here and nothing is clipped; 0: the paper's clipping."""
 
@@ -122,7 +126,7 @@ def grpo(logprobs: Tensor, of: Sampled, settings: GrpoSettings, beta: float) -> 
     loss = -(share * gains).sum() + beta * (share * kl).sum()
     over = {"trajectory_mean": each, "token_mean": every, "choice": of.choice.float()}
     over |= {name: (of.roles == ord(letter)).float() for letter, name in ROLES.items() if name in KL}
-    figures = {f"kl_k3_{name}": _told(kl, weight) for name, weight in over.items()}
+    figures = {f"{K3}_{name}": _told(kl, weight) for name, weight in over.items()}
     return loss, {"surrogate": _told(gains, weights), "ratio_clipped": _told((ratio != clipped).float(), every), **figures}
 
 

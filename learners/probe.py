@@ -11,6 +11,9 @@ from pixelis.learners.batch import Batch
 from pixelis.memory.model import Features, Model
 from pixelis.memory.trajectory import Trajectory
 
+PROBED = "kl_exact_policy_to_start_probes"
+"""The name of their figure: nats per token, over the whole vocabulary."""
+
 
 class Probes:
     """Some trajectories, and the last states [n, d] of the reference before each of their sampled tokens.

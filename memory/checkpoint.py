@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pixelis.memory.log import sync
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 

@@ -70,8 +70,9 @@ def metrics() -> list[dict]:
     sft = [{"phase": "sft", "step": i, "nll": 3.0 / i, "grad_norm": None if i == 3 else 1.0} for i in range(1, 40)]
     rft = [
         {
-            "phase": "rft", "step": i, "loss": -0.01 * i, "kl_k3_token_mean": 0.002 * i, "reward": 0.5 + 0.01 * i,
-            "answer": 0.5 + 0.01 * i, "valid": 0.96 + 0.001 * i, "chain_length": 5.5 - 0.1 * i, "seconds": 2.0,
+            "phase": "rft", "step": i, "loss": -0.01 * i, "kl_k3_policy_to_start_token_mean": 0.002 * i,
+            "reward": 0.5 + 0.01 * i, "answer": 0.5 + 0.01 * i, "valid": 0.96 + 0.001 * i,
+            "chain_length": 5.5 - 0.1 * i, "seconds": 2.0,
         }
         for i in range(1, 30)
     ]  # fmt: skip

@@ -14,6 +14,8 @@ from pixelis.actors.tasks import TaskSource
 from pixelis.learners.batch import by_length, collate
 from pixelis.learners.corridor import CorridorSettings
 from pixelis.learners.learner import Learner, LearnerSettings
+from pixelis.learners.loss import K3
+from pixelis.learners.probe import PROBED
 from pixelis.learners.reference import logprobs
 from pixelis.memory.lora import TEXT, LoraSettings, adapt, layers
 from pixelis.memory.model import FeatureCache, Model, ModelError, Precision
@@ -22,6 +24,7 @@ from pixelis.memory.weights import unflatten
 from pixelis.tools.media import MediaStore
 from pixelis.tools.toolbox import Toolbox
 from tests.learners.test_agreement import sampled
+from tests.learners.test_heads import CALLS, PAPER, demonstration
 from tests.learners.test_learner import contrast, episode, honest
 
 LORA = LoraSettings(rank=4, alpha=8.0)
@@ -71,7 +74,7 @@ def test_the_reference_is_the_network_without_adapters(model: Model, store: Medi
     plain = shapes.build("toy", seed=1)
     views = some.trajectories[0].views
     figures = learner.update([some])
-    assert figures["kl_probe"] > 0
+    assert figures[PROBED] > 0
     assert torch.equal(before[0, 0].logprobs, learner._read(members)[0, 0].logprobs)
     assert not torch.equal(FeatureCache(model, store).get(views)[0].pooled, learner._still.get(views)[0].pooled)
     assert torch.equal(FeatureCache(plain, store).get(views)[0].pooled, learner._still.get(views)[0].pooled)
@@ -139,7 +142,7 @@ def test_sft_and_rft_with_engine_and_learner(dtype: Precision, store: MediaStore
     assert apart(learner, said) < near
     rewarded = tuple(replace(t, task_id="t", rewards={"answer": float(i % 2)}) for i, t in enumerate(said))
     figures = learner.update([Group("t", rewarded)])
-    assert figures["skipped"] == 0 and figures["kl_k3_token_mean"] == pytest.approx(0.0, abs=1e-6)
+    assert figures["skipped"] == 0 and figures[f"{K3}_token_mean"] == pytest.approx(0.0, abs=1e-6)
     assert apart(learner, said) > 0.03
     array, plan = learner.flat().array().copy(), learner.flat().plan
     assert len(array) < 0.5 * sum(p.numel() * p.element_size() for p in acting.net.parameters())
@@ -180,6 +183,23 @@ def test_packed_or_checkpointed_it_is_the_same_step(case: str, way: str, store: 
     for name, gradient in plain.items():
         torch.testing.assert_close(other[name], gradient, rtol=1e-3, atol=1e-6)
     assert also == pytest.approx(told, rel=1e-3, abs=1e-5)
+
+
+def test_heads_read_packed_trajectories_where_they_stand(store: MediaStore) -> None:
+    """Their losses and gradients do not depend on what stands before a trajectory in its row."""
+    torch.set_num_threads(1)
+    told: list[dict[str, float]] = []
+    gradients: list[list[torch.Tensor]] = []
+    for pack in (False, True):
+        model = shapes.build("toy", seed=1)
+        some = [demonstration(model, store, i, CALLS[i:]) for i in range(3)]
+        learner = Learner(model, store, replace(SFT, heads=PAPER, pack=pack, micro_tokens=3000))
+        told.append(learner.update([Group("t", (t,)) for t in some]))
+        gradients.append([p.grad.clone() for p in learner.heads.parameters() if p.grad is not None])
+    assert told[1]["head_box"] > 0 and len(gradients[1]) == 14
+    assert told[1] == pytest.approx(told[0], rel=1e-3, abs=1e-5)
+    for packed, padded in zip(*gradients, strict=True):
+        torch.testing.assert_close(packed, padded, rtol=1e-3, atol=1e-6)
 
 
 def test_checkpointed_layers_are_computed_twice(model: Model, store: MediaStore) -> None:

@@ -13,6 +13,7 @@ from pixelis.learners.corridor import CorridorError, CorridorSettings
 from pixelis.learners.curiosity import Senses
 from pixelis.learners.intrinsic import Intrinsic, IntrinsicSettings
 from pixelis.learners.learner import Learner, LearnerSettings
+from pixelis.learners.probe import PROBED
 from pixelis.learners.reference import logprobs
 from pixelis.memory.model import FeatureCache, Model
 from pixelis.memory.trajectory import Group, Trajectory, Turn
@@ -165,6 +166,30 @@ def test_a_group_without_contrast_teaches_nothing(model: Model, store: MediaStor
     assert all(torch.equal(before[name], p) for name, p in model.net.named_parameters())
 
 
+def test_a_group_with_contrast_stands_in_once_for_one_without(model: Model, store: MediaStore) -> None:
+    alike = Group("t", tuple(replace(episode(model, store, i), rewards={"answer": 1.0}) for i in range(2)))
+    only = IntrinsicSettings(curiosity=0.0, coherence=0.0)
+    settings = LearnerSettings(loss="grpo", lr=1e-4, warmup=1, intrinsic=only, corridor=OPEN)
+    learner = Learner(model, store, settings)
+    told = [learner.update(groups) for groups in ([contrast(model, store)], [alike, alike, contrast(model, store)], [alike])]
+    assert [figures["groups_refilled"] for figures in told] == [0.0, 1.0, 0.0]  # and with nothing new there is no step
+    assert [figures["skipped"] for figures in told] == [0.0, 0.0, 1.0]
+    assert learner.left_out["uniform"] == [(0, 0), (0, 1)]
+    lone = Learner(nano.build(seed=1), store, replace(settings, grpo=replace(settings.grpo, refill=0)))
+    lone.update([contrast(model, store)])
+    assert lone.update([alike, contrast(model, store)])["groups_refilled"] == 0.0
+
+
+def test_what_may_stand_in_is_part_of_a_checkpoint(model: Model, store: MediaStore) -> None:
+    learner = Learner(model, store, LearnerSettings(loss="grpo", lr=1e-4, warmup=1, corridor=OPEN))
+    learner.update([contrast(model, store)])
+    other = Learner(nano.build(seed=1), store, LearnerSettings(loss="grpo", lr=1e-4, warmup=1))
+    other.restore(*learner.state())
+    [ours], [theirs] = learner.refill.take(1, 2), other.refill.take(1, 2)
+    assert ours.step == theirs.step == 1 and ours.members == theirs.members
+    assert learner.refill.take(1, 2) == []
+
+
 def test_a_non_finite_loss_skips_the_step(model: Model, store: MediaStore) -> None:
     learner = Learner(model, store, LearnerSettings())
     group = Group("t", (episode(model, store, 0),))
@@ -199,7 +224,7 @@ def test_an_update_beyond_the_corridor_is_undone_and_made_smaller(model: Model, 
     learner = Learner(model, store, LearnerSettings(loss="grpo", lr=0.02, warmup=1, corridor=corridor))
     before, beta = state(model), learner.corridor.beta
     figures = learner.update([contrast(model, store)])
-    assert figures["undone"] >= 1 and figures["kl_probe"] <= 1.5 * corridor.high
+    assert figures["undone"] >= 1 and figures[PROBED] <= 1.5 * corridor.high
     assert figures["beta"] == min(1.0, beta * 2 ** figures["undone"]) and learner.corridor.undone == figures["undone"]
     assert learner.version == (0, 1)
     assert any(not torch.equal(before[name], p) for name, p in model.net.named_parameters())

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pixelis.learners.advantage import normalised
-from pixelis.learners.loss import GrpoSettings, RoleWeights, Sampled, grpo, imitation, k3
+from pixelis.learners.loss import K3, GrpoSettings, RoleWeights, Sampled, grpo, imitation, k3
 
 
 def sampled(now: torch.Tensor, rows: list[int] | None = None, **changes: torch.Tensor) -> Sampled:
@@ -70,7 +70,7 @@ def test_the_kl_is_told_for_each_role_and_where_there_was_a_choice() -> None:
     roles = torch.tensor([ord(c) for c in "ogsa"], dtype=torch.uint8)
     choice = torch.tensor([True, True, False, False])
     _, told = grpo(now, sampled(now, [0] * 4, reference=apart, roles=roles, choice=choice), GrpoSettings(), beta=0.0)
-    kl = {name.removeprefix("kl_k3_"): value / weight for name, (value, weight) in told.items() if "kl" in name and weight}
+    kl = {name.removeprefix(f"{K3}_"): value / weight for name, (value, weight) in told.items() if "kl" in name and weight}
     assert kl["op"] == pytest.approx(0.14872, abs=1e-5) and kl["argument"] == pytest.approx(0.00517, abs=1e-5)
     assert kl["structure"] == kl["answer"] == 0 and "thought" not in kl
     assert kl["choice"] == pytest.approx(2 * kl["token_mean"])

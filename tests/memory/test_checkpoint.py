@@ -89,7 +89,7 @@ def test_what_is_no_checkpoint_is_told_in_one_line(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(CheckpointError, match="damaged"):
         load(tmp_path)
-    for foreign in ([], {"format": 2, "files": {}}, {"format": 1}, {"format": 1, "files": {}}):
+    for foreign in ([], {"format": 1, "files": {}}, {"format": 2}, {"format": 2, "files": {}}):
         (tmp_path / "manifest.json").write_text(json.dumps(foreign))
         with pytest.raises(CheckpointError):
             load(tmp_path)

@@ -1,0 +1,208 @@
+"""`make results-rft`: what Curiosity-Coherence RFT is worth, and each part of it, from an early and from a converged start.
+
+Each cell is a run of its own under `runs/`, of a few minutes, and leaves a file in `docs/results/rft/`; it is passed over when
+that file is there, and continued when it was interrupted. After each, the page and all rows so far are written.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pixelis.actors.score import Outcome, figures
+from pixelis.actors.world import FAMILIES
+from pixelis.cluster.config import CONFIGS, RunConfig, load
+from pixelis.cluster.evaluate import read_outcomes
+from pixelis.cluster.results import equal_steps
+from pixelis.cluster.results_page import write_page
+from pixelis.cluster.run import RUNS, train
+from pixelis.cluster.track import read_summary
+from pixelis.learners.loss import K3
+from pixelis.memory.log import replace_file
+
+HERE = ("tools.where=here", "tracking=")  # no tool pool: a cell starts sooner, and none of them is about tools
+STARTS: dict[str, tuple[str, ...]] = {
+    "early": ("stop.steps=800", "learner.decay=100"),
+    "converged": (),
+}
+"""What changes `configs/sft.toml` for the policy that the arms start from."""
+ARMS: dict[str, tuple[str, ...]] = {
+    "task": (
+        "learner.intrinsic.curiosity=0", "learner.intrinsic.coherence=0",
+        "rollout.reward.invalid=0", "rollout.reward.length=0", "rollout.reward.duplicate=0",
+    ),
+    "full": (),
+    "no_curiosity": ("learner.intrinsic.curiosity=0",),
+    "no_coherence": ("learner.intrinsic.coherence=0",),
+    "no_efficiency": ("rollout.reward.invalid=0", "rollout.reward.length=0", "rollout.reward.duplicate=0"),
+    "usage_bonus": ("learner.intrinsic.usage=0.5",),
+}  # fmt: skip
+"""What changes `configs/rft.toml`; `sft_more` is imitation continued for as many CPU-seconds as `full` of its seed took."""
+SEEDS = {
+    ("early", "task"): 5, ("early", "full"): 5, ("early", "no_curiosity"): 5, ("early", "no_coherence"): 5,
+    ("early", "sft_more"): 3, ("early", "no_efficiency"): 3, ("early", "usage_bonus"): 3,
+    ("converged", "task"): 3, ("converged", "full"): 3,
+}  # fmt: skip
+BUDGET = ("stop.steps=94", "learner.decay=60")
+"""94 updates of 128 rollouts: 12 032."""
+N = 1000
+"""Held-out questions a family."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run. Example: Cell("early", "full", 2)"""
+
+    start: str
+    arm: str
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its run folder."""
+        return f"results-rft-{self.start}" + ("" if self.arm == "sft" else f"-{self.arm}-{self.seed}")
+
+    @property
+    def phase(self) -> str:
+        """The phase that it runs."""
+        return "sft" if self.arm in ("sft", "sft_more") else "rft"
+
+    @property
+    def root(self) -> Path:
+        """Where it is."""
+        return RUNS / self.name
+
+
+def cells() -> list[Cell]:
+    """All of them: the starts, then seed by seed every arm, `full` before the arm that may cost as much."""
+    order = sorted(SEEDS, key=lambda key: [*ARMS, "sft_more"].index(key[1]))
+    rest = [Cell(start, arm, seed) for seed in range(max(SEEDS.values())) for start, arm in order if seed < SEEDS[start, arm]]
+    return [*(Cell(start, "sft") for start in STARTS), *rest]
+
+
+def run(out: Path = Path("docs/results/rft.json")) -> Path:
+    """Run what is not finished; returns the page."""
+    todo = [cell for cell in cells() if not _file(out, cell).exists()]
+    # a start whose figures came with the repository is made again for the arms that still need its policy
+    todo += [cell for cell in cells() if cell.arm == "sft" and cell not in todo and not _trained(cell) and _needed(cell, todo)]
+    todo.sort(key=cells().index)
+    since = time.monotonic()
+    for number, cell in enumerate(todo):
+        each = (time.monotonic() - since) / number / 60 if number else None
+        left = f", about {each * (len(todo) - number):.0f} min left" if each else ""
+        print(f"cell {number + 1} of {len(todo)}: {cell.arm} from {cell.start}, seed {cell.seed}{left}", flush=True)
+        if not _trained(cell):
+            train(config(cell), resume=True)
+        if not _file(out, cell).exists():
+            keep(out, cell)
+        gather(out)
+    return gather(out)
+
+
+def keep(out: Path, cell: Cell) -> None:
+    """What a finished cell came to, as a file of its own: its rows, and what came of each question."""
+    path = _file(out, cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {"rows": rows(cell), "items": {**_key(cell), **packed(_outcomes(cell))}}
+    replace_file(path, (json.dumps(told, indent=0) + "\n").encode())
+
+
+def gather(out: Path) -> Path:
+    """All rows so far, and the page."""
+    kept = [json.loads(path.read_text()) for cell in cells() if (path := _file(out, cell)).exists()]
+    lines = [json.dumps(row) for one in kept for row in one["rows"]]
+    replace_file(out, ("[\n" + ",\n".join(lines) + "\n]\n").encode())
+    return write_page(out, [row for one in kept for row in one["rows"]], [one["items"] for one in kept])
+
+
+def config(cell: Cell) -> RunConfig:
+    """The config of one cell; all but starts need theirs finished, `sft_more` its seed's `full` too."""
+    own = [f"name={cell.name}", f"seed={cell.seed}", f"eval.n={N}", *HERE]
+    if cell.phase == "rft":
+        made = load(CONFIGS / "rft.toml", [*own, *BUDGET, *ARMS[cell.arm]])
+        return replace(made, start=str(Cell(cell.start, "sft").root / "policy" / "sft"))
+    made = load(CONFIGS / "sft.toml", [*own, *STARTS[cell.start]])
+    if cell.arm == "sft":
+        return made
+    begun, spent = Cell(cell.start, "sft").root, Cell(cell.start, "full", cell.seed).root
+    stop = replace(made.stop, steps=equal_steps(begun, spent), gate=0.0)
+    lone = replace(made.replay, mixture=made.replay.mixture[-1:])
+    return replace(made, start=str(begun / "policy" / "sft"), stop=stop, replay=lone)
+
+
+def rows(cell: Cell) -> list[dict[str, Any]]:
+    """The rows of a finished cell: held-out questions of all families, then of each."""
+    outcomes, phase = _outcomes(cell), read_summary(cell.root)["phases"][cell.phase]
+    kl = _kl(cell.root) if cell.phase == "rft" else None
+    parts: dict[str, Sequence[Outcome]] = {"heldout": outcomes}
+    families = dict.fromkeys(o.family for o in outcomes)
+    parts |= {f"heldout/{name}": [o for o in outcomes if o.family == name] for name in families}
+    return [
+        {**_key(cell), "split": split, **_figures(some), "kl": kl, "cpu_s": phase["cpu_s"]} for split, some in parts.items()
+    ]
+
+
+def packed(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """What came of each question, a base-36 digit for each: small enough to keep in the repository.
+
+    Example:
+        >>> packed([Outcome("code", True, steps=3, valid=3, calls=3, fidelity=0.5, hops=(True, False))])["hops"]
+        '1'
+    """
+    columns: dict[str, list[int]] = {
+        "family": [list(FAMILIES).index(o.family) for o in outcomes],
+        "success": [int(o.success) for o in outcomes],
+        "steps": [o.steps for o in outcomes],
+        "valid": [o.valid for o in outcomes],
+        "used": [int(o.calls > 0) for o in outcomes],
+        "hops": [sum(o.hops) for o in outcomes],
+        "pairs": [len(o.hops) for o in outcomes],
+        "again": [sum(o.redundant) for o in outcomes],
+        "calls": [len(o.redundant) for o in outcomes],
+        "fidelity": [35 if o.fidelity is None else round(34 * o.fidelity) for o in outcomes],
+    }
+    return {name: "".join(np.base_repr(min(35, value), 36) for value in column) for name, column in columns.items()}
+
+
+def _file(out: Path, cell: Cell) -> Path:
+    return out.with_suffix("") / f"{cell.name.removeprefix('results-rft-')}.json"
+
+
+def _trained(cell: Cell) -> bool:
+    return cell.phase in read_summary(cell.root)["phases"]
+
+
+def _needed(start: Cell, todo: Sequence[Cell]) -> bool:
+    return any(cell.start == start.start for cell in todo)
+
+
+def _key(cell: Cell) -> dict[str, Any]:
+    return {"arm": cell.arm, "start": cell.start, "seed": cell.seed}
+
+
+def _outcomes(cell: Cell) -> list[Outcome]:
+    return read_outcomes(cell.root / f"heldout-{cell.phase}.arrow")
+
+
+def _figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Those of any evaluation, and the calls beyond each family's shortest sufficient chain."""
+    found = figures(outcomes)
+    least = float(np.mean([FAMILIES[o.family].shortest_calls for o in outcomes]))
+    names = ("n", "success", "valid", "chain_length", "rapr", "racpr", "visfid", "hop_rate", "redundancy")
+    return {name: getattr(found, name) for name in names} | {"excess_calls": found.chain_length - least}
+
+
+def _kl(root: Path) -> float:
+    """Mean over the last 16 updates, as the corridor reads it."""
+    lines: list[Mapping[str, Any]] = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+    return float(np.mean([line[f"{K3}_token_mean"] for line in lines if f"{K3}_token_mean" in line][-16:]))
+
+
+if __name__ == "__main__":
+    print(run())
