@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from pixelis.actors.rollout import RolloutSettings
 from pixelis.actors.world import FAMILIES, Split
 from pixelis.cluster.grant import PoolSettings
 from pixelis.learners.learner import LearnerSettings
+from pixelis.memory.model import Card
 from pixelis.tools.backend import Learned
 from pixelis.tools.limits import MediaLimits
 from pixelis.tools.server import ServerSettings
@@ -133,6 +135,8 @@ class RunConfig:
     seed: int = 0
     start: str = ""
     """Policy folder, checkpoint or run to start from; empty: the nano backbone of `pixelis pretrain`."""
+    card: Card = field(default_factory=Card)
+    """How a start policy is talked to that has no policy.json: a Qwen3-VL as published. Saved with what it becomes."""
     tasks: TaskSettings = field(default_factory=TaskSettings)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     learner: LearnerSettings = field(default_factory=LearnerSettings)
@@ -220,7 +224,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, dict):

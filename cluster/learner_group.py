@@ -53,7 +53,7 @@ class LearnerPart:
         self.config, self.shard, self.rank = config, shard, rank
         quiet()
         source = resolve(config.start)
-        model = Model.load(source.folder, config.learner.dtype, device_of(config.learner.gpus))
+        model = Model.load(source.folder, config.learner.dtype, device_of(config.learner.gpus), source.card or config.card)
         if source.checkpoint:
             put(model, source.checkpoint)
         self.base = source.folder.resolve()
@@ -109,7 +109,7 @@ class LearnerPart:
         tensors, learner, tables = self.learner.state()
         own = {
             "base": str(self.base), "phase": self.config.phase, "version": list(self.learner.version), "learner": learner,
-            "lora": asdict(self.config.learner.lora),
+            "lora": asdict(self.config.learner.lora), "card": asdict(self.learner.model.card),
         }  # fmt: skip
         if self.rank == 0:
             checkpoint.save(path, {**tensors, "rng": checkpoint.pack_rng()}, {**state, **own}, tables)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pixelis.memory.lora import LoraSettings
-    from pixelis.memory.model import Model, Precision
+    from pixelis.memory.model import Card, Model, Precision
 
 PHASES = ("rft", "sft")
 
@@ -28,6 +28,8 @@ class Source:
     checkpoint: Path | None = None
     lora: LoraSettings | None = None
     """Of the adapters that the checkpoint's tensors are, if they are that."""
+    card: Card | None = None
+    """What the checkpoint says of a folder without policy.json."""
 
 
 def resolve(path: str | Path) -> Source:
@@ -46,7 +48,7 @@ def resolve(path: str | Path) -> Source:
 
 
 def _find(path: Path) -> Source:
-    if (path / "policy.json").is_file():
+    if (path / "config.json").is_file():
         return Source(path)
     if (path / MANIFEST).is_file():
         state = load(path).state
@@ -54,7 +56,7 @@ def _find(path: Path) -> Source:
             raise CheckpointError(f"{path}: a checkpoint, but not one of a training phase")
         if not Path(state["base"]).is_dir():
             raise CheckpointError(f"{path}: the policy it started from is gone: {state['base']}")
-        return Source(Path(state["base"]), path, _lora_of(state))
+        return Source(Path(state["base"]), path, _lora_of(state), _card_of(state))
     for phase in PHASES:
         if (path / "policy" / phase / "policy.json").is_file():
             return Source(path / "policy" / phase)
@@ -63,7 +65,7 @@ def _find(path: Path) -> Source:
             return _find(newest)
     if not path.exists():
         raise CheckpointError(f"{path}: does not exist")
-    raise CheckpointError(f"{path}: no policy here (neither policy.json, nor a checkpoint, nor a run)")
+    raise CheckpointError(f"{path}: no policy here (neither config.json, nor a checkpoint, nor a run)")
 
 
 def _lora_of(state: Mapping[str, Any]) -> LoraSettings | None:
@@ -73,13 +75,21 @@ def _lora_of(state: Mapping[str, Any]) -> LoraSettings | None:
     return LoraSettings(**told) if told.get("rank") else None
 
 
-def open_policy(path: str | Path, dtype: Precision = "auto", device: str | torch.device = "cpu") -> Model:
-    """The policy that `path` means, loaded whole: adapters are added to their matrices."""
+def _card_of(state: Mapping[str, Any]) -> Card | None:
+    from pixelis.memory.model import Card
+
+    return Card.of(state["card"]) if "card" in state else None
+
+
+def open_policy(
+    path: str | Path, dtype: Precision = "auto", device: str | torch.device = "cpu", card: Card | None = None
+) -> Model:
+    """The policy that `path` means, loaded whole: adapters are added to their matrices. `card`: as in `Model.load`."""
     from pixelis.memory.lora import adapt, merge
     from pixelis.memory.model import Model
 
     source = resolve(path)
-    model = Model.load(source.folder, dtype, device)
+    model = Model.load(source.folder, dtype, device, source.card or card)
     if source.checkpoint is not None:
         if source.lora:
             adapt(model, source.lora)

@@ -73,7 +73,7 @@ class Runner:
     def engine(self) -> TransformersEngine:
         """The policy, loaded from where the phase starts."""
         config = self.config
-        model = open_policy(config.start, config.learner.dtype, device_of(config.rollout.gpus))
+        model = open_policy(config.start, config.learner.dtype, device_of(config.rollout.gpus), config.card)
         adapt(model, config.learner.lora)
         return TransformersEngine(model, self.store, Renderer(model).stop, self._version)
 

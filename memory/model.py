@@ -1,7 +1,7 @@
 """A policy folder as a network: load, encode views once, run text with cached visual features.
 
 A policy folder is a plain transformers checkpoint (`config.json`, `model.safetensors`, tokenizer files) plus `policy.json`,
-the card that says how views are shown. The same code serves the nano policy and Qwen3-VL-8B.
+the card that says how views are shown; a published Qwen3-VL has none yet. The same code serves the nano policy and the 8B.
 """
 
 from __future__ import annotations
@@ -43,12 +43,20 @@ class Card:
     system: str = ""
     """Text of the system turn; empty for none."""
     image_area: int = 1_003_520
+    """Square pixels at which an image, or a crop of one, is shown at most: 980 tokens of 32 x 32 pixels."""
     frame_area: int = 200_704
+    """The same of a frame of a clip: 196 tokens."""
     max_scale: float = 1.0
+    """Largest ratio of shown to source side."""
     clip_frames: int = 8
     """Frames of a clip shown with the question, evenly spaced."""
     grid: tuple[int, ...] = ()
     """Coordinates the tokenizer has tokens for; numbers in observations are snapped to them. Empty: any integer."""
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Card:
+        """From JSON."""
+        return cls(**{**told, "grid": tuple(told.get("grid", ()))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +95,19 @@ class Model:
         self._unwritable = torch.tensor(sorted(placeholders), device=net.device)
 
     @classmethod
-    def load(cls, folder: str | Path, dtype: Precision = "auto", device: str | torch.device = "cpu") -> Model:
+    def load(
+        cls, folder: str | Path, dtype: Precision = "auto", device: str | torch.device = "cpu", card: Card | None = None
+    ) -> Model:
         """Open a policy folder. ModelError says in one line what is missing or does not fit (`check`).
 
-        `dtype`: what it computes in; by default what the folder says its weights are.
+        `dtype`: what it computes in; by default what the folder says its weights are. `card`: of a folder that has none.
         """
         folder = Path(folder)
         check(folder)
         from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
         net: Any = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
-        return cls(net.to(device), AutoTokenizer.from_pretrained(folder, local_files_only=True), read_card(folder))
+        return cls(net.to(device), AutoTokenizer.from_pretrained(folder, local_files_only=True), read_card(folder, card))
 
     def save(self, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
         """Write a policy folder that `load` and transformers' `from_pretrained` open; `state`: these tensors instead."""
@@ -190,21 +200,25 @@ def device_of(gpus: float) -> torch.device:
     return torch.device("cuda")
 
 
-def read_card(folder: Path) -> Card:
-    """The card of a policy folder. ModelError names what is missing or wrong: files, model type, fields of the card."""
-    for name in ("config.json", "policy.json"):
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder} is not a policy folder: {name} is missing")
+def read_card(folder: Path, otherwise: Card | None = None) -> Card:
+    """The card of a policy folder, or of one that has none `otherwise` (the defaults, which suit a published Qwen3-VL).
+
+    ModelError names what is missing or wrong: files, model type, fields of the card.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} is not a policy folder: config.json is missing")
     if not any((folder / name).is_file() for name in TOKENIZERS):  # transformers would make up an empty one
         raise ModelError(f"{folder} is not a policy folder: {' or '.join(TOKENIZERS)} is missing")
     kind = _json(folder / "config.json").get("model_type")
     if kind != "qwen3_vl":
         raise ModelError(f"{folder} holds a {kind!r} model; pixelis needs qwen3_vl")
+    if not (folder / "policy.json").is_file():
+        return otherwise or Card()
     told = _json(folder / "policy.json")
     unknown = set(told) - {field.name for field in fields(Card)}
     if unknown:
         raise ModelError(f"{folder / 'policy.json'}: unknown {', '.join(sorted(unknown))}")
-    return Card(**{**told, "grid": tuple(told.get("grid", ()))})
+    return Card.of(told)
 
 
 def check(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -1,5 +1,6 @@
 """Configs: every file loads, what is wrong is named, what is written is read back."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,24 @@ def test_a_bare_name_means_a_config_that_comes_with_pixelis(tmp_path: Path, monk
     assert load("tiny_sft", ["stop.steps=3"]) == load(SFT, ["stop.steps=3"])
     (tmp_path / "tiny_sft").write_text(SFT.read_text().replace('name = "tiny"', 'name = "own"'))
     assert load("tiny_sft").name == "own"
-    with pytest.raises(ConfigError, match=r"^sfft: no such config; .*rft, sft, tiny_rft, tiny_sft, traces$"):
+    with pytest.raises(ConfigError, match=r"^sfft: no such config; .*rft, rft_8b, sft, sft_8b, tiny_rft, tiny_sft, traces$"):
         load("sfft")
+
+
+@pytest.mark.parametrize("phase", ["sft", "rft"])
+def test_the_8b_trains_adapters_in_bfloat16(phase: str) -> None:
+    config = load(f"{phase}_8b")
+    learner = config.learner
+    assert (learner.dtype, learner.lora.rank, learner.checkpointing, learner.pack) == ("bfloat16", 64, True, True)
+    assert learner.lr == {"sft": 1e-4, "rft": 1e-5}[phase]
+    assert config.rollout.actors * config.rollout.gpus + learner.ranks * learner.gpus <= 1
+
+
+def test_text_of_many_lines_survives_a_round_trip(tmp_path: Path) -> None:
+    config = load("tiny_sft")
+    config = replace(config, card=replace(config.card, system='two\nlines\t"of \\ them" \N{GRINNING FACE}'))
+    (tmp_path / "copy.toml").write_text(dump(config))
+    assert load(tmp_path / "copy.toml") == config
 
 
 def test_settings_override_the_file() -> None:

@@ -1,6 +1,7 @@
 """Paths that hold no policy are refused in one line."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pixelis.cluster.errors import UsageError
 from pixelis.cluster.policy import check_start, export, open_policy, resolve
 from pixelis.memory.checkpoint import CheckpointError, save
 from pixelis.memory.lora import LoraSettings, adapt, layers
-from pixelis.memory.model import Model
+from pixelis.memory.model import Card, Model
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
@@ -46,6 +47,10 @@ def test_an_exported_policy_opens_in_transformers_and_says_the_same(untrained: P
 LORA = LoraSettings(rank=4, alpha=8.0)
 
 
+def trained(model: Model) -> dict[str, torch.Tensor]:
+    return {name: p for name, p in model.net.named_parameters() if p.requires_grad}
+
+
 @pytest.fixture
 def adapted(untrained: Path, tmp_path: Path) -> tuple[Path, Model]:
     """A checkpoint of a phase with adapters, as a run leaves it, and its policy with the adapters beside the weights."""
@@ -55,7 +60,7 @@ def adapted(untrained: Path, tmp_path: Path) -> tuple[Path, Model]:
         for name, parameter in model.net.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    tensors = {name: p for name, p in model.net.named_parameters() if p.requires_grad}
+    tensors = trained(model)
     run = tmp_path / "run"
     (run / "checkpoints" / "sft").mkdir(parents=True)
     state = {"base": str(untrained), "phase": "sft", "lora": asdict(LORA)}
@@ -96,6 +101,23 @@ def test_adapters_are_exported_merged_or_alone(adapted: tuple[Path, Model], untr
     torch.testing.assert_close(said(whole, model), said(model.net, model), rtol=1e-4, atol=1e-4)
     size = sum(p.stat().st_size for p in (tmp_path / "adapter").iterdir())
     assert size < 0.2 * (tmp_path / "whole" / "model.safetensors").stat().st_size
+
+
+def test_a_published_folder_without_a_card_is_a_policy_and_what_it_becomes_keeps_its_own(
+    untrained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(untrained, tmp_path / "published")
+    (tmp_path / "published" / "policy.json").unlink()
+    told = Card(system="Look closely.", image_area=9216, grid=(0, 500, 1000))
+    assert open_policy(tmp_path / "published").card == Card()
+    model = open_policy(tmp_path / "published", card=told)
+    assert (model.card, model.layout.image_area) == (told, 9216)
+    state = {"base": str(tmp_path / "published"), "lora": asdict(LORA), "card": asdict(told)}
+    adapt(model, LORA)
+    save(tmp_path / "step-000001", {"model": trained(model)}, json.loads(json.dumps(state)))
+    assert open_policy(tmp_path / "step-000001").card == told
+    export(tmp_path / "step-000001", tmp_path / "own")
+    assert open_policy(tmp_path / "own", card=Card()).card == told
 
 
 def test_where_there_is_no_adapter_the_way_out_is_told(untrained: Path, tmp_path: Path) -> None:
