@@ -1,6 +1,6 @@
 # Every target sets up what it needs on a fresh machine with Python 3.11 or newer; `make demo` and `make test` first.
 BENCHES := engine fuzz learner loop media reliability round tools weights
-.PHONY: help demo test check lint types fmt bench $(addprefix bench-,$(BENCHES)) bench-infra results-loop results-rft clean
+.PHONY: help demo test check lint types fmt bench $(addprefix bench-,$(BENCHES)) bench-infra bench-gpu results-loop results-rft clean
 
 export OMP_WAIT_POLICY := PASSIVE
 export OMP_NUM_THREADS := 1
@@ -25,6 +25,7 @@ help:
 	@echo "make check         lint, types, fast tests: under a minute"
 	@echo "make fmt           format the code"
 	@echo "make bench         all measurements of speed and size; make bench-engine one of them ($(BENCHES))"
+	@echo "make bench-gpu     Qwen3-VL-8B at its true shape on the GPU at hand; builds no environment (ARGS=--toy without a GPU)"
 	@echo "make bench-infra   RFT while tools fail, three seeds (20 minutes, after make demo)"
 	@echo "make results-rft   what CC-RFT and its parts are worth, 37 runs of minutes (hours; goes on where it stopped)"
 	@echo "make results-loop  the demo with its controls, three seeds (hours; goes on where it stopped)"
@@ -56,6 +57,10 @@ $(addprefix bench-,$(filter-out tools,$(BENCHES))) bench-infra: bench-%: $(STAMP
 bench-tools: $(STAMP)
 	$(BIN)/python bench/tools.py
 	$(BIN)/python bench/pool.py
+
+# No stamp: a machine lent for its GPU has the packages, and often no way to more of them.
+bench-gpu:
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) bench/gpu.py $(ARGS)
 
 results-loop: $(STAMP)
 	$(BIN)/python -m pixelis.cluster.results

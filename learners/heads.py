@@ -85,8 +85,8 @@ class Heads(nn.Module):
     ) -> tuple[Tensor, Told]:
         """This micro-batch's part of the heads' loss, and its figures.
 
-        hidden: [B, S, d]; starts: the row and column where each trajectory begins in it. The loss of each head is its sum over these calls, divided by the
-        `counts` of the whole batch, so that the parts of all micro-batches and ranks add up.
+        hidden: [B, S, d]; starts: the row and column where each trajectory begins in it. The loss of each head is its sum over
+        these calls, divided by the `counts` of the whole batch, so that the parts of all micro-batches and ranks add up.
         """
         calls = self._asked(trajectories)
         loss = hidden.new_zeros((), dtype=torch.float32)

@@ -113,7 +113,8 @@ class Learner:
             raise ModelError(f"{model.net.dtype} is too coarse for steps: set learner.lora.rank, or learner.dtype = float32")
         self._sight_changes = trains_vision(trains)
         if settings.checkpointing:
-            model.net.gradient_checkpointing_enable({"use_reentrant": False})
+            older = model.net.gradient_checkpointing_enable  # its name in transformers that know no other
+            getattr(model.net, "activation_checkpointing_enable", older)({"use_reentrant": False})
         self.features = FeatureCache(model, store)
         embedding = model.net.model.language_model.embed_tokens.weight
         self.heads = Heads(embedding.shape[1], settings.heads).to(embedding.device)
@@ -321,7 +322,8 @@ class Learner:
             foreseen, more = self.heads.loss(hidden, batch.starts, trajectories, calls)
             return share * loss + foreseen, {**told, **more}
         credit = torch.tensor([s.advantage for s in samples], device=batch.row.device)[batch.row]
-        anchor, choice = (torch.cat(some).to(credit.device) for some in zip(*((r.logprobs, r.choice) for r in reads), strict=True))
+        anchor, choice = torch.cat([r.logprobs for r in reads]), torch.cat([r.choice for r in reads])
+        anchor, choice = anchor.to(credit.device), choice.to(credit.device)
         of = Sampled(batch.old, credit, anchor, choice, batch.row, batch.roles)
         loss, told = grpo(now, of, self.settings.grpo, beta)
         return share * loss, told

@@ -15,11 +15,12 @@ from pixelis.memory.checkpoint import load as load_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ADAPTED = [
-    "eval.n=1", "learner.lora.rank=8", "learner.dtype=bfloat16", "learner.checkpointing=true", "learner.pack=true",
+    "eval.n=1", "tasks.families=['code']", "learner.lora={rank=8, alpha=16}", "learner.dtype=bfloat16",
+    "learner.checkpointing=true", "learner.pack=true",
 ]  # fmt: skip
 IMITATE = [
-    "stop.steps=60", "replay.steps_per_call=20", "replay.mixture=[{batch={code=4}}]", "learner.lr=1e-2", "tasks.families=['code']",
-    "tasks.scenes={code=8}", "save_every=60",
+    "stop.steps=80", "replay.steps_per_call=40", "replay.mixture=[{batch={code=4}}]", "learner.lr=1e-2",
+    "tasks.scenes={code=4}", "rollout.groups=4", "save_every=80",
 ]  # fmt: skip
 """Long enough for calls that rollouts differ in: without contrast nothing would be learned from them."""
 
