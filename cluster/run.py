@@ -295,10 +295,10 @@ def ray_session(configs: Sequence[RunConfig], dashboard: bool) -> Iterator[None]
         signal.signal(number, handler)
     try:
         gpus = max(c.rollout.actors * c.rollout.gpus + c.learner.ranks * c.learner.gpus for c in configs)
-        for kind, number in (("CPU", needed), ("GPU", gpus)):
+        for kind, wanted in (("CPU", needed), ("GPU", gpus)):
             free = ray.cluster_resources().get(kind, 0)
-            if free < number:
-                told = f"rollout.actors and learner.ranks together need {number:g} {kind}s, the cluster has {free:g}"
+            if free < wanted:
+                told = f"rollout.actors and learner.ranks together need {wanted:g} {kind}s, the cluster has {free:g}"
                 raise ConfigError(told + ("; set rollout.gpus and learner.gpus" if kind == "GPU" else ""))
         yield
     finally:

@@ -31,7 +31,7 @@ class LoraSettings:
 
     rank: int = 0
     """Rows of A; 0 for no adapters: the policy trains whole."""
-    alpha: float = 64.0
+    alpha: int = 64
     dropout: float = 0.0
     """Of what an adapter reads. For imitation only: rollouts would be judged by other networks than the one that acted."""
     targets: str = f"{TEXT}|{VISION}"

@@ -44,7 +44,7 @@ def test_an_exported_policy_opens_in_transformers_and_says_the_same(untrained: P
         export(untrained, tmp_path / "out")
 
 
-LORA = LoraSettings(rank=4, alpha=8.0)
+LORA = LoraSettings(rank=4, alpha=8)
 
 
 def trained(model: Model) -> dict[str, torch.Tensor]:

@@ -27,7 +27,7 @@ from tests.learners.test_agreement import sampled
 from tests.learners.test_heads import CALLS, PAPER, demonstration
 from tests.learners.test_learner import contrast, episode, honest
 
-LORA = LoraSettings(rank=4, alpha=8.0)
+LORA = LoraSettings(rank=4, alpha=8)
 RFT = LearnerSettings(loss="grpo", lr=1e-2, warmup=1, lora=LORA, corridor=CorridorSettings(high=0.0))
 SFT = LearnerSettings(lr=1e-2, warmup=1, lora=LORA)
 

@@ -10,7 +10,7 @@ from pixelis.memory import lora
 from pixelis.memory.lora import LoraSettings, Unadapted, adapt, layers, merge, merged
 from pixelis.memory.model import Features, Model, ModelError, check
 
-SETTINGS = LoraSettings(rank=4, alpha=8.0)
+SETTINGS = LoraSettings(rank=4, alpha=8)
 
 
 @pytest.fixture
