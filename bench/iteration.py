@@ -59,7 +59,7 @@ class Work:
 
 
 WORK = {
-    "8b": Work(4, 8, calls=3, side=1000, asked=120, said=64, told=40, micro_tokens=8192, rank=64),
+    "8b": Work(4, 8, calls=3, side=1000, asked=120, said=64, told=40, micro_tokens=4096, rank=64),
     "toy": Work(2, 2, calls=2, side=240, asked=8, said=6, told=5, micro_tokens=300, rank=4),
 }
 
