@@ -1,4 +1,4 @@
-"""The verdict: what follows from the terms of the rollouts' votes, step by step, so that it can be derived again (paper 6.3)."""
+"""The verdict: what follows from the terms of the votes, step by step, so that it can be derived again (paper 6.3)."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from pixelis.memory.look import Look, looks
 from pixelis.memory.task import AnswerType
 from pixelis.memory.trajectory import Trajectory
 
+
 @dataclass(frozen=True, slots=True)
 class Ballot:
     """What the vote knows of a trajectory.
