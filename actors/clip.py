@@ -259,12 +259,12 @@ def render(ground: Pixels, items: tuple[Item, ...]) -> Pixels:
     return pixels
 
 
-def avi(pictures: list[bytes]) -> bytes:
-    """JPEG pictures as an AVI: they are muxed as they are, and AVI (unlike Matroska) holds no random identifiers."""
+def avi(pictures: list[bytes], size: tuple[int, int] = (SIDE, SIDE)) -> bytes:
+    """JPEG pictures of one size as an AVI: muxed as they are, and AVI (unlike Matroska) holds no random identifiers."""
     out = io.BytesIO()
     with av.open(out, "w", format="avi", options={"fflags": "bitexact"}) as container:
         stream = container.add_stream("mjpeg", rate=RATE)
-        stream.width = stream.height = SIDE
+        stream.width, stream.height = size
         stream.pix_fmt = "yuvj420p"
         stream.time_base = Fraction(1, RATE)
         for k, picture in enumerate(pictures):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,6 +40,9 @@ class Line(BaseModel):
     family: str = "task"
 
 
+LineT = TypeVar("LineT", bound=Line)
+
+
 class QuestionFile:
     """The questions of a file by index; media go to the store when a question is asked.
 
@@ -50,9 +53,12 @@ class QuestionFile:
         '3'
     """
 
+    kind: ClassVar[type[Line]] = Line
+    """What a line is."""
+
     def __init__(self, path: Path, store: MediaStore) -> None:
         self.path, self.store = path, store
-        self._lines = _read(path)
+        self._lines = read(path, self.kind)
         self.of = tuple(line.family for line in self._lines)
         """The family of each."""
         self.gold = lru_cache(maxsize=256)(self._gold)
@@ -64,14 +70,26 @@ class QuestionFile:
         """The question with its key. TaskError when there is none, or its media or its evidence cannot be used."""
         line = self._lines[index]
         if line.answer is None:
-            raise TaskError(f"{self.path}: line {index + 1}: no answer, so it cannot be scored")
+            raise TaskError(f"{self.where(index)}: no answer, so it cannot be scored")
         task, evidence = self._checked(index, self.store)
         return GoldTask(task, line.answer, evidence, split=self.path.stem)
+
+    def where(self, index: int) -> str:
+        """The file and the line of a question."""
+        return f"{self.path}: line {index + 1}"
 
     @property
     def answered(self) -> int:
         """How many have an answer."""
         return sum(line.answer is not None for line in self._lines)
+
+    def missing(self) -> str | None:
+        """The first medium that is not there; nothing is read of those that are."""
+        for index, line in enumerate(self._lines):
+            for name in line.media:
+                if not (self.path.parent / name).is_file():
+                    return f"{self.where(index)}: {name}: no such file"
+        return None
 
     def check(self, index: int) -> str | None:
         """What is wrong with a question's media and evidence; nothing is kept of them."""
@@ -82,7 +100,7 @@ class QuestionFile:
         return None
 
     def _checked(self, index: int, store: MediaStore) -> tuple[Task, Evidence]:
-        line, where = self._lines[index], f"{self.path}: line {index + 1}"
+        line, where = self._lines[index], self.where(index)
         try:
             places = [name if ":/" in name else self.path.parent / name for name in line.media]  # an address is told as one
             media = tuple(store.add_file(place) for place in places)
@@ -96,14 +114,15 @@ class QuestionFile:
         return Task(name, line.question, media, line.answer_type, line.family), evidence
 
 
-def _read(path: Path) -> list[Line]:
-    lines: list[Line] = []
+def read(path: Path, kind: type[LineT]) -> list[LineT]:
+    """The lines of a file. TaskError for the first that is none of this kind, or when two have the same id."""
+    lines: list[LineT] = []
     ids: dict[str, int] = {}
-    for number, text in enumerate(_text(path).splitlines(), 1):
+    for number, text in enumerate(_text(path).removesuffix("\n").split("\n"), 1):  # JSON may hold what else splits lines
         if not text.strip():
             raise TaskError(f"{path}: line {number} is empty")
         try:
-            line = Line.model_validate(json.loads(text))
+            line = kind.model_validate(json.loads(text))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "the line"
@@ -114,13 +133,14 @@ def _read(path: Path) -> list[Line]:
             raise TaskError(f"{path}: lines {ids[line.id]} and {number} have the same id {line.id!r}")
         ids[line.id] = number
         lines.append(line)
-    if not lines:
-        raise TaskError(f"{path}: no question in it")
     return lines
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise TaskError(f"{path}: not UTF-8 text: {error}") from error
+    if not text.strip():
+        raise TaskError(f"{path}: no line in it")
+    return text

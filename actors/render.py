@@ -132,6 +132,15 @@ class Renderer:
             return self.encode(f"{thought}<tool_call>{call.to_json()}{CALL_END}")
         return self.encode(f"{thought}<answer>{answer}</answer>{TURN_END}")
 
+    def writes(self, tokens: Sequence[int], call: ToolCall | None, answer: str | None) -> bool:
+        """Whether tokens of a demonstrated turn read back as the call or the answer that was meant."""
+        found, unknown = self.parse(tokens), self.tokenizer.unk_token_id
+        if (unknown is not None and unknown in tokens) or (found.call is None) != (call is None):
+            return False
+        if found.call is not None and call is not None:
+            return found.call.to_json() == call.to_json()
+        return found.answer == (answer or "").strip()
+
     def _snapped(self, text: str) -> str:
         """Observation JSON with every coordinate moved to the nearest that the tokenizer has a token for; not counts."""
         if not len(self._grid):

@@ -10,11 +10,13 @@ import numpy as np
 
 from pixelis.actors.engine import Completion, Engine
 from pixelis.actors.episode import Episode, Limits
+from pixelis.actors.questions import TaskError
 from pixelis.actors.render import Renderer
 from pixelis.actors.scene import Dialogue, Scene, echo
 from pixelis.actors.score import Outcome, RewardSettings, outcome, reward
 from pixelis.actors.tasks import Questions, TaskSource
-from pixelis.actors.teacher import Style, Teacher, verify
+from pixelis.actors.teacher import Speaker, Step, Style, Teacher
+from pixelis.actors.traces import Reciter, TraceFile
 from pixelis.actors.world import FAMILIES
 from pixelis.memory.task import GoldTask, Task
 from pixelis.memory.trajectory import Group, Trajectory, Turn
@@ -39,19 +41,36 @@ class RolloutSettings:
 
 @dataclass(slots=True)
 class Lesson:
-    """A demonstration on its way: the teacher speaks in place of the policy."""
+    """A demonstration on its way: a teacher, or a written trace, speaks in place of the policy."""
 
-    scene: Scene
-    rng: np.random.Generator
-    teacher: Teacher
+    name: str
+    """For people: a scene's, or where a trace stands."""
+    speaker: Speaker
     episode: Episode
+    steps: list[Step] = field(default_factory=list)
     results: list[ToolResult] = field(default_factory=list)
 
     def next(self, renderer: Renderer) -> Completion:
-        """The teacher's next turn."""
-        step = self.teacher.next(self.episode.workspace, self.results)
+        """The speaker's next turn."""
+        step = self.speaker.next(self.episode.workspace, self.results)
+        self.steps.append(step)
         tokens = tuple(renderer.recite(step.thought, step.call, step.answer))
         return Completion(tokens, (0.0,) * len(tokens), (0, 0))
+
+    def fault(self, renderer: Renderer) -> str | None:
+        """Why nothing may be learned from it; None when all is as it was meant to be."""
+        for number, (step, turn) in enumerate(zip(self.steps, self.episode.turns, strict=True), 1):
+            if not renderer.writes(turn.sampled, step.call, step.answer):
+                return f"step {number}: the policy's tokens cannot spell it"
+        if self.episode.status == "over_budget":
+            return f"step {len(self.steps)}: one call more than rollout.limits.calls allows"
+        return self.speaker.fault(self.episode.workspace, self.results)
+
+    def trajectory(self) -> Trajectory:
+        """What was played; turns that show an error are marked as such, token for token."""
+        whole = self.episode.trajectory()
+        marked = [replace(t, roles="x" * len(t.roles)) if i in self.speaker.erroneous else t for i, t in enumerate(whole.turns)]
+        return replace(whole, turns=tuple(marked))
 
 
 class RolloutWorker:
@@ -69,6 +88,8 @@ class RolloutWorker:
         self.settings, self.run = settings, run
         self.repeated = 0
         """Episodes begun again because infrastructure ended them."""
+        self.refused: list[str] = []
+        """Traces that were left out, and why."""
 
     def sample(self, indices: Sequence[int]) -> list[Group]:
         """One scored group for each task index. An episode that ended by infrastructure stays in it without rewards."""
@@ -93,13 +114,16 @@ class RolloutWorker:
         return [outcome(t, g, e.workspace) for t, (e, g) in zip(scored, whole, strict=True)], scored
 
     def recite(self, indices: Sequence[int]) -> list[Group]:
-        """Demonstrations and captions of some scenes, each a group of one. Those that fail their check are left out."""
+        """Demonstrations, of scenes with captions, each a group of one. Those that fail their check are left out."""
         trajectories: list[Trajectory] = []
-        for lesson in self._demonstrate([self._lesson(index) for index in indices]):
-            proven = self.settings.style == "no_tools" or verify(lesson.scene, lesson.results)
-            trajectories += [lesson.episode.trajectory()] if proven else []
-            offered = FAMILIES[lesson.scene.family].captions(lesson.scene, lesson.rng)
-            trajectories += [self._caption(lesson.scene, k, [*d, echo(lesson.rng)]) for k, d in enumerate(offered)]
+        for lesson in self._demonstrate([one for index in indices for one in self._lessons(index)]):
+            fault, speaker = lesson.fault(self.renderer), lesson.speaker
+            trajectories += [] if fault else [lesson.trajectory()]
+            if isinstance(speaker, Teacher):
+                offered = FAMILIES[speaker.scene.family].captions(speaker.scene, speaker.rng)
+                trajectories += [self._caption(speaker.scene, k, [*d, echo(speaker.rng)]) for k, d in enumerate(offered)]
+            elif fault:
+                self.refused.append(f"{lesson.name}: {fault}")
         return [Group(t.task_id, (t,)) for t in trajectories]
 
     def _play(self, begin: Sequence[Callable[[], Episode]]) -> list[Episode]:
@@ -125,11 +149,23 @@ class RolloutWorker:
             return trajectory
         return replace(trajectory, rewards=reward(trajectory, gold, self.settings.reward))
 
-    def _lesson(self, index: int) -> Lesson:
-        assert isinstance(self.source, TaskSource)  # a file's questions come without a teacher
+    def _lessons(self, index: int) -> list[Lesson]:
+        """The demonstration of an index; none where a trace's media cannot be used."""
+        if isinstance(self.source, TraceFile):
+            line = self.source.order[index]
+            try:
+                trace = self.source.trace(line)
+            except TaskError as error:
+                self.refused.append(str(error))
+                return []
+            return [self._lesson(self.source.where(line), trace.gold.task, index, Reciter(trace))]
+        assert isinstance(self.source, TaskSource)  # plain questions come without a teacher
         scene, rng = self.source.scene(index), np.random.default_rng([self.run, index])
-        episode = self._episode(scene.task.task, index, 0, replace(self.settings.limits, turn_tokens=10_000))
-        return Lesson(scene, rng, Teacher(scene, rng, self.settings.style), episode)
+        return [self._lesson(scene.id, scene.task.task, index, Teacher(scene, rng, self.settings.style))]
+
+    def _lesson(self, name: str, task: Task, index: int, speaker: Speaker) -> Lesson:
+        limits = replace(self.settings.limits, turn_tokens=10_000)
+        return Lesson(name, speaker, self._episode(task, index, 0, limits))
 
     def _demonstrate(self, lessons: list[Lesson]) -> list[Lesson]:
         """Play the teacher's episodes through the real tools, turn by turn together."""

@@ -6,7 +6,7 @@ twice, a mask whose colour is asked): reinforcement has something to shorten. Di
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -31,11 +31,28 @@ class Step:
     answer: str | None = None
 
 
+class Speaker(Protocol):
+    """Who speaks in place of the policy, in one episode: a teacher, or a trace that was written down."""
+
+    erroneous: frozenset[int]
+    """Turns (from 0) that show an error: what recovers from it is imitated, they are not."""
+
+    def next(self, workspace: Workspace, results: Sequence[ToolResult]) -> Step:
+        """The next turn, given the results of all calls so far."""
+        ...
+
+    def fault(self, workspace: Workspace, results: Sequence[ToolResult]) -> str | None:
+        """Why what was demonstrated must not be learned from; None when it is evidence for its answer."""
+        ...
+
+
 class Teacher:
     """Recites one demonstration of a scene; style ``no_tools`` answers at once, for the control without tools.
 
     Example: ``Teacher(scene, rng).next(workspace, []).call.name == "OCR"``
     """
+
+    erroneous: frozenset[int] = frozenset()
 
     def __init__(self, scene: Scene, rng: np.random.Generator, style: Style = "tools") -> None:
         self.scene = scene
@@ -56,6 +73,11 @@ class Teacher:
             return Step("", self.recital.send(results[-1]))
         except StopIteration:
             return Step("", answer=(family.answers(self.scene, results) or [""])[-1])
+
+    def fault(self, workspace: Workspace, results: Sequence[ToolResult]) -> str | None:
+        """Whether the calls say the gold answer; without tools there is nothing to prove."""
+        proven = self.style == "no_tools" or verify(self.scene, results)
+        return None if proven else f"{self.scene.id}: the calls do not say {self.scene.answer}"
 
 
 def verify(scene: Scene, results: Sequence[ToolResult]) -> bool:

@@ -259,6 +259,80 @@ def check_tasks(file: Annotated[Path, typer.Argument(help="A file like tasks.jso
         raise typer.Exit(1)
 
 
+traces = typer.Typer(
+    no_args_is_help=True,
+    help="""Demonstrations in a file, a question with thoughts and calls a line, for SFT (docs/traces.md).
+
+`pixelis traces example demo` writes some, `pixelis traces check` plays them through the real tools, and
+`pixelis train traces --set tasks.traces=demo/traces.jsonl` imitates those that pass.
+""",
+)
+app.add_typer(traces, name="traces")
+
+
+@traces.command("check")
+def check_traces(file: Annotated[Path, typer.Argument(help="A file like traces.jsonl; media paths are beside it.")]) -> None:
+    """Play every trace through the real tools, and tell of each that must not be learned from: its line, and why.
+
+    A trace passes when every call works (those marked erroneous may fail), recorded observations come again, evidence is
+    shown, and the answer is of its type. Exits with 1 if not all pass. Training leaves out the same ones.
+
+    Example: `pixelis traces check my/traces.jsonl`
+    """
+    from pixelis.cluster.traces import check
+
+    if not check(file):
+        raise typer.Exit(1)
+
+
+@traces.command("import")
+def import_traces(
+    source: Annotated[Path, typer.Argument(help="A JSON list, or an object a line; media paths are beside it.")],
+    out: Annotated[Path, typer.Argument(help="The traces file to write.")],
+    layout: Annotated[
+        str, typer.Option("--format", help="pixel-reasoner: its published SFT data. chat: messages with tool calls.")
+    ],
+) -> None:
+    """Write another format's demonstrations as traces. What has no counterpart here is told, with its place and why.
+
+    Observations are not taken over: they are made anew by the real tools, when the traces are played.
+
+    Examples:
+
+    * `pixelis traces import PixelReasoner-SFT-Data/release.json traces.jsonl --format pixel-reasoner`
+    * `pixelis traces import chats.jsonl traces.jsonl --format chat`
+    """
+    from pixelis.cluster.traces import take_over
+
+    if not take_over(source, out, layout):
+        raise typer.Exit(1)
+
+
+@traces.command("stats")
+def stats_of_traces(file: Annotated[Path, typer.Argument(help="A file like traces.jsonl.")]) -> None:
+    """Count what is in a file: traces, calls a trace, operations, answer types, lengths, erroneous steps. Plays nothing.
+
+    Example: `pixelis traces stats my/traces.jsonl`
+    """
+    from pixelis.cluster.traces import stats
+
+    stats(file)
+
+
+@traces.command("example")
+def example_traces(
+    folder: Annotated[Path, typer.Argument(help="A new folder for traces.jsonl and its media.")],
+    n: Annotated[int, typer.Option("--n", help="Scenes, of code and clip in turns.", min=1)] = 8,
+) -> None:
+    """Write some of PixelWorld's own demonstrations as a traces file, to look at and to try the commands on.
+
+    Example: `pixelis traces example demo`
+    """
+    from pixelis.cluster.traces import example
+
+    print(example(folder, n))
+
+
 @app.command()
 def audit(run: Annotated[Path, typer.Argument(help="A run that is not going on, like runs/demo.")]) -> None:
     """Prove that every stored trajectory of a run was trained on, dropped with a reason, or is pending: each exactly once.

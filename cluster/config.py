@@ -19,6 +19,8 @@ from pixelis.tools.limits import MediaLimits
 from pixelis.tools.server import ServerSettings
 
 Phase = Literal["sft", "rft"]
+ANY = "any"
+"""In a mixture: of all families alike."""
 CONFIGS = Path(__file__).parent.parent / "configs"
 """The configs that come with pixelis: `configs/` of a checkout, or beside the installed packages."""
 
@@ -36,6 +38,10 @@ class TaskSettings:
     split: Split = "demo"
     scenes: dict[str, int] = field(default_factory=dict)
     """Scenes of each family; one that has none left is passed over. Empty for no end (every step asks new ones)."""
+    traces: str = ""
+    """A file of demonstrations (docs/traces.md) that SFT imitates in place of the teacher's."""
+    file: str = ""
+    """A file of questions with answers (docs/tasks.md) that RFT asks, over and over, in place of PixelWorld's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class RolloutConfig(RolloutSettings):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Up to optimizer step `until` (0: to the end), a batch holds this many trajectories of each family.
+    """Up to optimizer step `until` (0: to the end), a batch holds this many trajectories of each family, `any` being all.
 
     Example: ``Stage(400, {"code.caption": 16})``
     """
@@ -304,10 +310,21 @@ def _check(config: RunConfig) -> None:
             raise ConfigError(f"{name}: {value} is below {least}")
     if config.learner.shard and config.learner.ranks == 1:
         raise ConfigError("learner.shard: one rank has nobody to share with; learner.ranks must be 2 or more")
+    heads = asdict(config.learner.heads)
+    for name, weight in heads.items():
+        if weight < 0:
+            raise ConfigError(f"learner.heads.{name}: {weight} is below 0")
+    if config.learner.loss != "imitation" and any(heads.values()):
+        raise ConfigError("learner.heads: they learn by imitation only; set them to 0 for a phase that learns from rollouts")
     scenes = config.tasks.scenes
     if scenes and set(scenes) != set(config.tasks.families):
         raise ConfigError(f"tasks.scenes: name each of {', '.join(config.tasks.families)}, not {', '.join(scenes)}")
-    if config.tasks.split == "demo" and not 0 < max(scenes.values(), default=0) <= 2000:
+    if config.tasks.traces and config.phase != "sft":
+        raise ConfigError(f"tasks.traces: demonstrations are for phase sft, this is {config.phase}; questions go to tasks.file")
+    if config.tasks.file and config.phase != "rft":
+        raise ConfigError(f"tasks.file: questions are for phase rft, this is {config.phase}; demonstrations go to tasks.traces")
+    own = config.tasks.traces or config.tasks.file
+    if config.tasks.split == "demo" and not own and not 0 < max(scenes.values(), default=0) <= 2000:
         raise ConfigError(f"tasks.scenes: the demo split has 1 to 2000 scenes a family, {scenes or 'no end'} asked for")
     if config.replay.mode == "epochs" and not all(stage.batch for stage in config.replay.mixture):
         raise ConfigError('replay.mixture: each stage needs a batch, like {until = 100, batch = {"code" = 8, "clip" = 8}}')

@@ -4,6 +4,7 @@ import errno
 
 USER_ERRORS = frozenset(
     {
+        "pixelis.actors.foreign.Unmapped",
         "pixelis.actors.liveness.BlindPolicy",
         "pixelis.actors.questions.TaskError",
         "pixelis.actors.shift.ShiftError",

@@ -76,6 +76,8 @@ class Receipt:
     outcomes: tuple[Outcome, ...] = ()
     episodes: bytes = b""
     """Evaluated episodes, encoded (`evaluate` only)."""
+    refused: tuple[str, ...] = ()
+    """Traces that were not stored, and why (`recite` only)."""
 
     def mean(self, name: str) -> float:
         """Mean over the trajectories that count, 0 without any."""

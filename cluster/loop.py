@@ -20,6 +20,7 @@ from pixelis.cluster.job import Job, Kind, Published, Receipt, Update, total
 from pixelis.cluster.learner_group import LearnerGroup
 from pixelis.cluster.meters import Meters
 from pixelis.cluster.part import answer
+from pixelis.cluster.source import end
 from pixelis.memory.ledger import Began, Ledger, Place, Stepped, Stored, survives
 from pixelis.memory.replay import Record
 
@@ -48,6 +49,11 @@ class Loop:
         """Questions whose groups the learner has been given: it is part of every checkpoint."""
         self.infra = 0
         """Episodes that ended by infrastructure."""
+        self.refused = 0
+        """Traces that were not learned from."""
+        self.news: list[str] = []
+        """What was not told yet: why they were not."""
+        self.end = end(config.tasks)
         self.published = Published((0, 0))
         self.begun = False
         self._deaths = 0
@@ -62,6 +68,7 @@ class Loop:
         Stored groups that the learner has not been given are taken over, if their weights are in this lineage.
         """
         self.step, self.cursor, self.infra = (int(state.get(k, 0)) for k in ("step", "cursor", "infra"))
+        self.refused = int(state.get("refused", 0))
         self.publish()
         records: list[Record] = answer(self.shard.catalog.remote(), self.config.deadline, "replay shard")
         gone = {r for e in self.ledger.entries if isinstance(e, Began) for places in e.dropped.values() for r, _ in places}
@@ -116,7 +123,7 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """How far the phase is, for a checkpoint."""
-        return {"step": self.step, "cursor": self.cursor, "infra": self.infra}
+        return {"step": self.step, "cursor": self.cursor, "infra": self.infra, "refused": self.refused}
 
     def _ask(self) -> None:
         """Give out the questions of this iteration and of as many after it as may be asked with these weights."""
@@ -135,9 +142,9 @@ class Loop:
 
     def _questions(self, iteration: int) -> range:
         """The questions of an iteration, 0 being the next one; none when the phase has no more."""
-        settings, scenes = self.config.rollout, self.config.tasks.scenes
-        first = self.cursor + iteration * settings.groups
-        return range(first, min(first + settings.groups, sum(scenes.values())) if scenes else first + settings.groups)
+        groups = self.config.rollout.groups
+        first = self.cursor + iteration * groups
+        return range(first, first + groups if self.end is None else min(first + groups, self.end))
 
     def _iteration(self, question: int) -> int:
         return (question - self.cursor) // self.config.rollout.groups
@@ -151,6 +158,8 @@ class Loop:
             self._stored |= dict.fromkeys(receipt.indices, receipt.record)
             self._out -= set(receipt.indices)
             self.infra += int(receipt.sums.get("infra", 0))
+            self.refused += len(receipt.refused)
+            self.news += receipt.refused
         self.meters.count("deaths", self.crew.infra - self._deaths, part="rollout actor")
         self._deaths = self.crew.infra
 
@@ -200,6 +209,8 @@ class Loop:
             **{name: sums.get(name, 0.0) for name in ("tool_s", "call_retries", *CALLS)},
             **times,
         }
+        if self.config.tasks.traces:
+            out[-1]["refused"] = float(self.refused)
         if self.config.phase != "sft":
             out[-1] |= {"reward": receipt.mean("reward"), "answer": receipt.mean("answer")}
         return out

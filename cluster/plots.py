@@ -27,6 +27,7 @@ CURVES: Mapping[str, str] = {  # key in metrics.jsonl -> title; in this order
     "chain_length": "steps before the answer",
     "nll": "negative log-likelihood, nats a token",
     "loss": "loss",
+    "head_box_iou": "mean IoU of the box head on its batch",
     "kl_k3_policy_to_start_token_mean": "KL to the start policy, nats a token (k3)",
     "kl_exact_policy_to_start_probes": "KL to the start policy on the probes, nats a token (exact)",
     "beta": "weight of the KL",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pixelis.cluster.config import ReplaySettings, Stage
+from pixelis.cluster.config import ANY, ConfigError, ReplaySettings, Stage
 from pixelis.memory.ledger import Place
 from pixelis.memory.trajectory import Group
 
@@ -59,7 +59,7 @@ class Pool:
             kept.sort(key=lambda held: (held.group.task_id, held.group.trajectories[0].id))
 
     def draw(self, step: int) -> list[Held]:
-        """The groups of optimizer step `step` (0-based). ValueError when the mixture wants a family that is not there."""
+        """The groups of optimizer step `step` (0-based). ConfigError when the mixture wants a family that is not there."""
         if self.settings.mode == "once":
             fresh, self._fresh = self._fresh, []
             return fresh
@@ -68,9 +68,11 @@ class Pool:
         return [held for family, count in batch.items() for held in self._some(family, count, rng)]
 
     def _some(self, family: str, count: int, rng: np.random.Generator) -> list[Held]:
-        kept = self._families.get(family, [])
+        named = sorted(self._families) if family == ANY else [family]
+        kept = [held for name in named for held in self._families.get(name, [])]
         if count and not kept:
-            raise ValueError(f"no {family} in the replay shard, the mixture wants {count}; it has {', '.join(self._families)}")
+            has = ", ".join(self._families) or "nothing"
+            raise ConfigError(f"replay.mixture: no {family} in the replay shard, which has {has}; it wants {count} a batch")
         return [kept[i] for i in rng.integers(len(kept), size=count)] if count else []
 
 

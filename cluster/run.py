@@ -27,16 +27,20 @@ from pixelis.cluster.evaluate import Evaluation, gather, jobs, write
 from pixelis.cluster.part import PartError
 from pixelis.cluster.policy import resolve
 from pixelis.cluster.progress import Bar
+from pixelis.cluster.source import looked_at
 from pixelis.cluster.track import Track, read_summary, write_summary
 from pixelis.memory.checkpoint import latest
 from pixelis.memory.log import replace_file
 
 if TYPE_CHECKING:
     from pixelis.cluster.algorithm import PixelisAlgorithm
+    from pixelis.cluster.loop import Loop
 
 RUNS = Path("runs")
 KEPT = 2
 """Checkpoints of a phase that stay on disk."""
+TOLD = 10
+"""Traces that are not learned from, and of which is told why."""
 REBUILDS = 3
 """Times that learners are rebuilt from one checkpoint before the run ends."""
 
@@ -60,7 +64,7 @@ def train_all(configs: Sequence[RunConfig], resume: bool = False, dashboard: boo
     Phases that are finished are passed over when `resume` is set. Raises Interrupted after Ctrl-C.
     """
     root = RUNS / configs[0].name
-    configs = [_checked(config, root, resume) for config in configs]
+    configs = [looked_at(_checked(config, root, resume)) for config in configs]
     # a start policy that is missing is told, or pre-trained, before Ray is up
     configs = [config if i and not config.start else _started(config) for i, config in enumerate(configs)]
     with stop_signals() as stop, ray_session(configs, dashboard):
@@ -145,6 +149,7 @@ class Phase:
                     for name in constant(figures) - self.alarmed:
                         bar.say(f"step {loop.step}: all rollouts of 50 updates earned the same {name}: it teaches nothing")
                         self.alarmed.add(name)
+                self._tell_refused(loop, bar)
                 bar.to(loop.step, algorithm.figures[-1])
                 if self.stop.asked:
                     raise Interrupted(self.config.phase, self._save(algorithm))
@@ -152,6 +157,15 @@ class Phase:
                     self._save(algorithm)
                 if self._gate(algorithm, before, track, bar):
                     break
+
+    def _tell_refused(self, loop: Loop, bar: Bar) -> None:
+        """Say which traces were not learned from; all of them, as long as they are few."""
+        told, loop.news = loop.news, []
+        before = loop.refused - len(told)
+        for line in told[: max(0, TOLD - before)]:
+            bar.say(f"not learned from: {line}")
+        if before <= TOLD < loop.refused:
+            bar.say(f"not learned from: more than {TOLD}; pixelis traces check {self.config.tasks.traces} tells them all")
 
     def _recover(self, algorithm: PixelisAlgorithm, lost: PartError, track: Track) -> None:
         """A learner rank is lost: all are rebuilt from the newest checkpoint, a few times."""
@@ -207,6 +221,7 @@ class Phase:
         loop.publish()
         row |= {
             "steps": loop.step, "version": list(loop.published.version), "infra": loop.infra,
+            **({"refused": loop.refused} if config.tasks.traces else {}),
             "tools": algorithm.tools(),
             "actors_died": algorithm.crew.infra, "learners_rebuilt": self.rebuilt.total(), "policy": str(policy),
             **self._spent(), "load_start": self.load, "load_end": usage.load(),

@@ -16,13 +16,14 @@ from pixelis.actors.liveness import check_vision
 from pixelis.actors.render import Renderer
 from pixelis.actors.rollout import RolloutWorker
 from pixelis.actors.shift import Shift
-from pixelis.actors.tasks import TaskSource
+from pixelis.actors.tasks import Questions, TaskSource
 from pixelis.actors.world import NO_SHIFT, Split
 from pixelis.cluster.backlog import Backlog
 from pixelis.cluster.config import RunConfig
 from pixelis.cluster.job import Job, Published, Receipt, Report
 from pixelis.cluster.part import answer, quiet
 from pixelis.cluster.policy import open_policy
+from pixelis.cluster.source import open_source
 from pixelis.cluster.tool_pool import ToolPool
 from pixelis.memory.codec import encode
 from pixelis.memory.trajectory import Group, Trajectory, Version
@@ -97,8 +98,9 @@ class Runner:
         record = answer(stored, self.config.deadline, "replay shard")
         sums = sums_of([t for g in groups for t in g.trajectories], start)
         retries = self.toolbox.retried - before[0], worker.repeated - before[1]
-        sums |= {"call_retries": float(retries[0]), "episode_retries": float(retries[1])}
-        return Receipt(job.key, record, job.indices, len(groups), sums)
+        refused, worker.refused = tuple(worker.refused), []
+        sums |= {"call_retries": float(retries[0]), "episode_retries": float(retries[1]), "refused": float(len(refused))}
+        return Receipt(job.key, record, job.indices, len(groups), sums, refused=refused)
 
     def look(self, split: Split, published: Published | None = None) -> float:
         """Vision liveness: see `actors.liveness.check_vision`."""
@@ -115,11 +117,13 @@ class Runner:
         self.engine.load(unflatten(flat, published.plan), published.version, self.config.learner.train_vision)
 
     def _worker(self, split: Split, equally: bool, shift: Shift = NO_SHIFT) -> RolloutWorker:
-        """`equally`: every family as often as the others, however the run trains."""
+        """What the run trains on, or (`equally`) PixelWorld, every family as often as the others."""
         if (split, equally, shift) not in self._workers:
             tasks = self.config.tasks
-            families = tuple(dict.fromkeys(tasks.families)) if equally else tasks.families
-            source = TaskSource(families, split, self.store, None if equally else tasks.scenes, shift)
+            families = tuple(dict.fromkeys(tasks.families))
+            source: Questions = (
+                TaskSource(families, split, self.store, shift=shift) if equally else open_source(tasks, split, self.store)
+            )
             self._workers[split, equally, shift] = RolloutWorker(
                 source, self.toolbox, Renderer(self.engine.model), self.engine, self.config.rollout, self.config.seed
             )

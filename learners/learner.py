@@ -16,12 +16,13 @@ from pixelis.learners.advantage import Place, advantages
 from pixelis.learners.batch import by_length, collate, roles_of
 from pixelis.learners.corridor import BEYOND, Corridor, CorridorError, CorridorSettings, Snapshot
 from pixelis.learners.curiosity import Senses
+from pixelis.learners.heads import Heads, HeadSettings
 from pixelis.learners.intrinsic import Intrinsic, IntrinsicSettings
 from pixelis.learners.loss import K3, TOLD, GrpoSettings, RoleWeights, Sampled, Told, grpo, imitation
 from pixelis.learners.optimizer import make_optimizer
 from pixelis.learners.probe import PROBED, Probes
 from pixelis.learners.ranks import Ranks, clip, like, whole
-from pixelis.learners.reference import Read, Reference, logprobs
+from pixelis.learners.reference import Read, Reference, states_and_logprobs
 from pixelis.learners.refill import Kept, Refill
 from pixelis.memory.checkpoint import pack_optimizer, unpack_optimizer
 from pixelis.memory.codec import from_table, to_table
@@ -59,6 +60,8 @@ class LearnerSettings:
     """Added to the standard deviation of a group's rewards."""
     roles: RoleWeights = field(default_factory=RoleWeights)
     """What tokens count in imitation."""
+    heads: HeadSettings = field(default_factory=HeadSettings)
+    """What heads count in imitation that foresee a call's op and arguments (paper 4.2)."""
     grpo: GrpoSettings = field(default_factory=GrpoSettings)
     intrinsic: IntrinsicSettings = field(default_factory=IntrinsicSettings)
     corridor: CorridorSettings = field(default_factory=CorridorSettings)
@@ -94,6 +97,8 @@ class Learner:
         self.ranks = Ranks()
         model.net.model.visual.requires_grad_(settings.train_vision)
         self.features = FeatureCache(model, store)
+        embedding = model.net.model.language_model.embed_tokens.weight
+        self.heads = Heads(embedding.shape[1], settings.heads).to(embedding.device)
         self.reference = Reference(model, not settings.train_vision) if settings.loss == "grpo" else None
         self.intrinsic: Intrinsic | None = None
         if self.reference:
@@ -120,8 +125,10 @@ class Learner:
     def _take(self) -> None:
         """Make the optimizer of the parameters that train."""
         s, net = self.settings, self.model.net
-        self.parameters = [p for p in net.parameters() if p.requires_grad]
-        self.optimizer, self._rates = make_optimizer(net, s.lr, s.matrix_lr, s.betas, s.weight_decay)
+        own, heads = [p for p in net.parameters() if p.requires_grad], list(self.heads.parameters())
+        self.parameters = [*own, *heads]
+        self._clipped = own, heads  # apart: a gradient of a head does not shorten the policy's
+        self.optimizer, self._rates = make_optimizer(net, s.lr, s.matrix_lr, s.betas, s.weight_decay, heads)
 
     def update(self, groups: Sequence[Group]) -> dict[str, float]:
         """One step on some groups. Infrastructure failures and groups without contrast are left out and counted.
@@ -137,9 +144,9 @@ class Learner:
         for attempt in range(self.settings.corridor.undos + 1):
             beta, share = self.corridor.attempt(attempt)
             told = self._gradient(samples, beta)
-            norm = clip(self.parameters, self.settings.clip)
+            norm, beside = (clip(some, self.settings.clip) for some in self._clipped)
             figures |= told | {"grad_norm": float(norm), "step": float(self.version[1])}
-            if not (np.isfinite(told["loss"]) and torch.isfinite(norm)):
+            if not (np.isfinite(told["loss"]) and torch.isfinite(norm + beside)):
                 self.optimizer.zero_grad(set_to_none=True)
                 self.left_out["non_finite"] = [s.place for s in samples if s.place[0] >= 0]
                 return {**figures, "skipped": 1.0, "non_finite": 1.0}
@@ -168,15 +175,15 @@ class Learner:
         """The gradient of all samples, each rank working on its part of them; the figures of the loss."""
         self.model.net.train()
         self.optimizer.zero_grad(set_to_none=True)
-        keys = ("loss", *TOLD[self.settings.loss])
+        keys = ("loss", *TOLD[self.settings.loss], *self.heads.figures)
         sums = {key: [0.0, 0.0] for key in keys}
-        total = self._total(samples)
+        total, calls = self._total(samples), self.heads.count([s.trajectory for s in samples])
         for part in self._parts([s.trajectory for s in samples]):
             some = [samples[i] for i in part.indices]
-            share = sum(self._weight(s) for s in some) / total * part.counts
-            loss, told = self._loss(some, beta)
-            (loss * share).backward()
-            for key, (value, weight) in {**told, "loss": (share * float(loss.detach()), share)}.items():
+            share = sum(self._weight(s) for s in some) / total
+            loss, told = self._loss(some, beta, share, calls)
+            (loss * part.counts).backward()
+            for key, (value, weight) in {**told, "loss": (float(loss.detach()), share)}.items():
                 sums[key][0] += value * part.counts
                 sums[key][1] += weight * part.counts
         flat = {(key, i): value for key, pair in sums.items() for i, value in enumerate(pair)}
@@ -285,17 +292,21 @@ class Learner:
         kl, count = self.ranks.sum(far).tolist()
         return float(kl / count)
 
-    def _loss(self, samples: list[Sample], beta: float) -> tuple[Tensor, Told]:
-        """Loss of a micro-batch, and figures."""
-        batch = collate([s.trajectory for s in samples], self.model.layout)
-        now = logprobs(self.model, batch, self._features(batch.views))
+    def _loss(self, samples: list[Sample], beta: float, share: float, calls: Mapping[str, int]) -> tuple[Tensor, Told]:
+        """A micro-batch's part of the loss, and figures. `share`: of the batch; `calls`: of the batch, for each head."""
+        trajectories = [s.trajectory for s in samples]
+        batch = collate(trajectories, self.model.layout)
+        hidden, now = states_and_logprobs(self.model, batch, self._features(batch.views))
         reads = [s.read for s in samples if s.read is not None]
         if not reads:
-            return imitation(now, self.settings.roles.of(batch.roles))
+            loss, told = imitation(now, self.settings.roles.of(batch.roles))
+            foreseen, more = self.heads.loss(hidden, trajectories, calls)
+            return share * loss + foreseen, {**told, **more}
         credit = torch.tensor([s.advantage for s in samples])[batch.row]
         anchor, choice = torch.cat([r.logprobs for r in reads]), torch.cat([r.choice for r in reads])
         of = Sampled(batch.old, credit, anchor, choice, batch.row, batch.roles)
-        return grpo(now, of, self.settings.grpo, beta)
+        loss, told = grpo(now, of, self.settings.grpo, beta)
+        return share * loss, told
 
     def _features(self, views: tuple[View, ...]) -> list[Features]:
         """Visual features of a batch; each distinct view once, from the cache while vision is frozen."""
@@ -325,6 +336,8 @@ class Learner:
         moments, packed = pack_optimizer(self.optimizer)
         tensors = {"model": self.weights(), "optimizer": {name: whole(t) for name, t in moments.items()}}
         state: dict[str, Any] = {"optimizer": packed, "corridor": self.corridor.state()}
+        if self.heads.weights:
+            tensors["heads"] = self.heads.state_dict()
         if self.intrinsic:
             tensors["intrinsic"], state["intrinsic"] = self.intrinsic.state()
         state["refill"], tables = self.refill.state()
@@ -342,6 +355,8 @@ class Learner:
         unpack_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])
         for parameter, moments in self.optimizer.state.items():
             moments.update({name: like(t, parameter) for name, t in moments.items() if isinstance(t, Tensor)})
+        if self.heads.weights:
+            self.heads.load_state_dict(dict(tensors["heads"]))
         self.corridor.restore(state["corridor"])
         if self.intrinsic:
             self.intrinsic.restore(tensors.get("intrinsic", {}), state["intrinsic"])

@@ -40,18 +40,21 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def make_optimizer(
-    net: nn.Module, lr: float, matrix_lr: float, betas: tuple[float, float], weight_decay: float
+    net: nn.Module, lr: float, matrix_lr: float, betas: tuple[float, float], weight_decay: float,
+    beside: Iterable[nn.Parameter] = (),
 ) -> tuple[torch.optim.Optimizer, list[float]]:
     """The optimizer of a network's trainable parameters, and the full learning rate of each of its groups.
 
-    `matrix_lr` is Muon's rate for hidden matrices (all 2-D weights but embeddings); 0 leaves everything to AdamW.
+    `matrix_lr` is Muon's rate for hidden matrices (all 2-D weights but embeddings); 0 leaves everything to AdamW. So are the
+    parameters `beside` the network.
     """
     named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
     adamw: dict[str, Any] = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
     if any(is_sharded(p) for _, p in named):
         adamw["foreach"] = False  # torch's loop over all at once takes no mixture of sharded and whole parameters
     if not matrix_lr:
-        return AdamW([p for _, p in named], **adamw), [lr]
+        return AdamW([*(p for _, p in named), *beside], **adamw), [lr]
     matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
     chosen = set(map(id, matrices))
-    return MuonAdamW(matrices, [p for _, p in named if id(p) not in chosen], **adamw), [matrix_lr, lr]
+    rest = [p for _, p in named if id(p) not in chosen]
+    return MuonAdamW(matrices, [*rest, *beside], **adamw), [matrix_lr, lr]

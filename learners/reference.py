@@ -30,8 +30,13 @@ class Read:
 
 def logprobs(model: Model, batch: Batch, features: list[Features]) -> Tensor:
     """Log-probs [N] at temperature 1 of the sampled tokens of a batch."""
-    _, scores = _scores(model, batch, features)
-    return _taken(scores, batch)
+    return states_and_logprobs(model, batch, features)[1]
+
+
+def states_and_logprobs(model: Model, batch: Batch, features: list[Features]) -> tuple[Tensor, Tensor]:
+    """Last hidden states [B, S, d] of a batch, and `logprobs`, from one forward."""
+    hidden, scores = _scores(model, batch, features)
+    return hidden, _taken(scores, batch)
 
 
 class Reference:

@@ -22,7 +22,7 @@ def test_a_bare_name_means_a_config_that_comes_with_pixelis(tmp_path: Path, monk
     assert load("tiny_sft", ["stop.steps=3"]) == load(SFT, ["stop.steps=3"])
     (tmp_path / "tiny_sft").write_text(SFT.read_text().replace('name = "tiny"', 'name = "own"'))
     assert load("tiny_sft").name == "own"
-    with pytest.raises(ConfigError, match=r"^sfft: no such config; .*rft, sft, tiny_rft, tiny_sft$"):
+    with pytest.raises(ConfigError, match=r"^sfft: no such config; .*rft, sft, tiny_rft, tiny_sft, traces$"):
         load("sfft")
 
 
@@ -49,6 +49,7 @@ def test_settings_override_the_file() -> None:
         ("rollout.actors=0", "rollout.actors: 0 is below 1"),
         ("learner.shard=true", "learner.ranks must be 2 or more"),
         ("learner.loss=grpo", "phase sft needs"),
+        ("learner.heads.box=-0.2", "learner.heads.box: -0.2 is below 0"),
         ("steps", "write key=value"),
     ],
 )
@@ -57,6 +58,12 @@ def test_what_is_wrong_is_named(setting: str, told: str) -> None:
         load(SFT, [setting])
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_heads_are_for_imitation() -> None:
+    assert load("sft", ["learner.heads.box=0.2"]).learner.heads.box == 0.2
+    with pytest.raises(ConfigError, match=r"learner\.heads: they learn by imitation only"):
+        load("rft", ["learner.heads.box=0.2"])
 
 
 def test_a_missing_file_and_a_broken_one_are_named(tmp_path: Path) -> None:

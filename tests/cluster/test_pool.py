@@ -2,7 +2,7 @@
 
 import pytest
 
-from pixelis.cluster.config import ReplaySettings, Stage
+from pixelis.cluster.config import ConfigError, ReplaySettings, Stage
 from pixelis.cluster.pool import Held, Pool, by_age, stage_at
 from pixelis.memory.trajectory import Group, Trajectory, Turn
 
@@ -57,7 +57,7 @@ def test_draws_do_not_depend_on_who_stored_first_nor_on_how_often_was_added() ->
 
 def test_a_kind_that_is_missing_is_named() -> None:
     some = pool(EPOCHS, [g for g in GROUPS if "caption" not in g.trajectories[0].family])
-    with pytest.raises(ValueError, match=r"no code\.caption in the replay shard, the mixture wants 4; it has code"):
+    with pytest.raises(ConfigError, match=r"no code\.caption in the replay shard, which has code; it wants 4"):
         some.draw(0)
 
 
@@ -75,3 +75,10 @@ def test_groups_that_older_weights_sampled_are_told_apart() -> None:
     assert (old.sampled_at, new.sampled_at) == (3, 4)
     assert by_age([old, new, old], 4) == ([old, old], [new])
     assert by_age([old, new], 3) == ([], [old, new])
+
+
+def test_any_draws_from_all_families_alike_whoever_stored_first() -> None:
+    settings = ReplaySettings("epochs", mixture=(Stage(batch={"any": 200}),))
+    some, other = pool(settings, GROUPS[:8], GROUPS[8:]), pool(settings, GROUPS[1:], GROUPS[:1])
+    assert drawn(some, 3) == drawn(other, 3)
+    assert {group.task_id for group in drawn(some, 3)} == {group.task_id for group in GROUPS}

@@ -16,14 +16,17 @@ from pixelis.memory.model import Model
 from pixelis.memory.trajectory import Group
 from pixelis.memory.weights import unflatten
 from pixelis.tools.media import MediaStore
+from tests.learners.test_heads import CALLS, PAPER, demonstration
 from tests.learners.test_learner import episode, honest
 
 ALL = {"lr": 1e-3, "warmup": 1, "micro_tokens": 150}
 MUON = {**ALL, "matrix_lr": 1e-2}
 GRPO = {**ALL, "loss": "grpo"}
+HEADS = {**MUON, "heads": PAPER}
 CASES: dict[str, tuple[dict, int]] = {
     "imitation": (ALL, 5), "muon": (MUON, 5), "grpo": (GRPO, 5), "one group": (GRPO, 1), "sharded": ({**ALL, "shard": True}, 5),
     "sharded muon": ({**MUON, "shard": True}, 5), "sharded, one group": ({**GRPO, "shard": True}, 1),
+    "muon, heads": (HEADS, 5), "sharded muon, heads": ({**HEADS, "shard": True}, 5),
 }  # fmt: skip
 """Settings of the learner, and groups in the batch: of one group a rank has a single trajectory."""
 
@@ -35,6 +38,8 @@ def step(settings: dict, groups: int, ranks: Ranks) -> tuple[Learner, dict[str, 
     learner = Learner(model, store, LearnerSettings(**settings))
     learner.join(ranks)
     told = [honest(model, store, episode(model, store, i, "K7PQXAB3C5"[: i + 1])) for i in range(2 * groups)]
+    if learner.heads.weights:  # the later ones have no call
+        told = [demonstration(model, store, i, CALLS[i:]) for i in range(2 * groups)]
     scored = [replace(t, rewards={"answer": float(i % 2)}) for i, t in enumerate(told)]
     return learner, learner.update([Group("t", tuple(scored[2 * i : 2 * i + 2])) for i in range(groups)])
 
@@ -58,7 +63,8 @@ def weights(learner: Learner) -> dict[str, torch.Tensor]:
 
 
 def gradients(learner: Learner) -> dict[str, torch.Tensor]:
-    return {name: whole(p.grad) for name, p in learner.model.net.named_parameters() if p.grad is not None}
+    named = [*learner.model.net.named_parameters(), *learner.heads.named_parameters()]
+    return {name: whole(p.grad) for name, p in named if p.grad is not None}
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +96,14 @@ def test_two_ranks_make_the_step_of_one(case: str, folder: Path) -> None:
     first, second = told(folder, case)
     learner, figures = step(settings, groups, Ranks())
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
+    kept = [one["state"][0].get("heads", {}) for one in (first, second)]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0]) and bool(kept[0]) == ("heads" in case)
     assert first["figures"] == second["figures"] == pytest.approx(figures, rel=1e-4, abs=1e-6)  # rewards of a group cancel
     alone = weights(learner)
     assert first["weights"].keys() == alone.keys()
     for name, gradient in gradients(learner).items():
         torch.testing.assert_close(gradient, first["gradients"][name], rtol=1e-3, atol=1e-6)
-        if "muon" not in case:  # it rounds to bfloat16
+        if name in alone and "muon" not in case:  # it rounds to bfloat16
             apart = (alone[name] - first["weights"][name]).abs()
             assert (apart[gradient.abs() > 1e-5] < 1e-5).all()  # Adam makes a whole step of a rounding
 
