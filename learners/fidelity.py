@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-
 from pixelis.memory.look import Look, Region
 from pixelis.tools.measure import cer
 
@@ -34,7 +32,7 @@ def fidelity(chain: Sequence[Look], others: Sequence[Sequence[Look]], weights: S
         if not look.ok:
             marks.append(0.0)
             continue
-        number = sum(earlier.ok and earlier.kind == look.kind for earlier in chain[:place])
+        number = sum(look.like(earlier) for earlier in chain[:place])
         found = [(w, p) for w, other in zip(weights, others, strict=True) if w > 0 and (p := _partner(look, number, other))]
         if found:
             marks.append(_agreement(look, [partner for _, partner in found], [weight for weight, _ in found]))
@@ -45,11 +43,12 @@ def fidelity(chain: Sequence[Look], others: Sequence[Sequence[Look]], weights: S
 
 def _partner(look: Look, number: int, other: Sequence[Look]) -> Look | None:
     """The look of the same kind that overlaps most; where none does, the one that comes as late."""
-    same = [one for one in other if one.ok and one.kind == look.kind]
+    same = [one for one in other if look.like(one)]
     if not same:
         return None
-    best = max(same, key=look.overlap)
-    return best if look.overlap(best) > 0 else same[min(number, len(same) - 1)]
+    overlaps = [look.overlap(one) for one in same]
+    most = max(overlaps)
+    return same[overlaps.index(most) if most > 0 else min(number, len(same) - 1)]
 
 
 def _agreement(look: Look, partners: list[Look], weights: list[float]) -> float:
@@ -67,8 +66,8 @@ def _agreement(look: Look, partners: list[Look], weights: list[float]) -> float:
 
 def _medoid(items: list[T], weights: list[float], alike: Callable[[T, T], float]) -> T:
     """The item that the others, itself included, are most like; the first of several."""
-    support = [math.fsum(w * alike(other, item) for w, other in zip(weights, items, strict=True)) for item in items]
-    return items[int(np.argmax(np.round(support, 9)))]
+    support = [round(math.fsum(w * alike(other, item) for w, other in zip(weights, items, strict=True)), 9) for item in items]
+    return items[support.index(max(support))]
 
 
 def _middle(regions: list[Region], weights: list[float]) -> Region:
@@ -86,17 +85,19 @@ def median(values: Sequence[float], weights: Sequence[float]) -> float:
         >>> median([1, 2, 9], [1, 1, 1]), median([1, 3], [1, 1]), median([1, 3], [2, 1])
         (2.0, 2.0, 1.0)
     """
-    order = np.argsort(values, kind="stable")
-    sorted_values = np.asarray(values, float)[order]
-    upto = np.cumsum(np.asarray(weights, float)[order])
-    half = upto[-1] / 2
-    low = int(np.searchsorted(upto, half * (1 - 1e-9)))
-    high = int(np.searchsorted(upto, half * (1 + 1e-9)))
-    return float(sorted_values[low] + sorted_values[high]) / 2
+    pairs = sorted(zip(values, weights, strict=True))
+    half, upto, low = math.fsum(weights) / 2, 0.0, None
+    for value, weight in pairs:
+        upto += weight
+        if low is None and upto >= half * (1 - 1e-9):
+            low = value
+        if low is not None and upto >= half * (1 + 1e-9):
+            return (low + value) / 2
+    return float(pairs[-1][0])
 
 
 def _read_alike(read: str, reference: str) -> float:
-    return 1.0 - min(1.0, cer(read, reference))
+    return 1.0 if read == reference else 1.0 - min(1.0, cer(read, reference))
 
 
 def _measured_alike(found: dict[str, Any], reference: dict[str, Any]) -> float:

@@ -48,10 +48,11 @@ class Decision:
     """Accepted, or abstained for these reasons: then the answer is given, marked so, and nothing is learned or remembered.
 
     Example:
-        >>> str(Decision((Refusal("entropy", 0.8173, 0.6),)))
+        >>> str(Decision(GateSettings(), (Refusal("entropy", 0.8173, 0.6),)))
         'abstained: entropy 0.8173 (bound 0.6)'
     """
 
+    settings: GateSettings
     refusals: tuple[Refusal, ...] = ()
 
     @property
@@ -69,16 +70,16 @@ class Decision:
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Decision:
         """Inverse of `to_dict`."""
-        return cls(tuple(Refusal(**one) for one in raw["refusals"]))
+        return cls(GateSettings(**raw["settings"]), tuple(Refusal(**one) for one in raw["refusals"]))
 
 
 def judge(verdict: Verdict, settings: GateSettings) -> Decision:
     """All bounds that the verdict does not keep; `answer` alone when there is none."""
     best = verdict.best
     if best is None:
-        return Decision((Refusal("answer", 0, 1),))
+        return Decision(settings, (Refusal("answer", 0.0, 1.0),))
     if not settings.abstain:
-        return Decision()
+        return Decision(settings)
     # rounding must not decide on what lies on a bound
     least = (
         ("margin", verdict.margin, settings.margin),
@@ -88,4 +89,4 @@ def judge(verdict: Verdict, settings: GateSettings) -> Decision:
     most = (("entropy", verdict.entropy, settings.entropy), ("invalid", float(best.invalid), float(settings.invalid)))
     low = [Refusal(*one) for one in least if not one[1] >= one[2] - 1e-9]
     high = [Refusal(*one) for one in most if not one[1] <= one[2] + 1e-9]
-    return Decision((*low, *high))
+    return Decision(settings, (*low, *high))

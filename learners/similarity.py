@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pixelis.memory.look import BINS, Look
+from pixelis.memory.look import BINS, Look, Region
 from pixelis.tools.frame import SCALE
 
 SIDE = 32
@@ -41,14 +41,18 @@ def footprint(chain: Sequence[Look], clip: bool | None = None, side: int = SIDE)
         clip = timed(chain)
     grid = np.zeros((BINS if clip else 1, side, side))
     for look in chain:
-        step = np.zeros_like(grid)
-        for region in look.regions:
-            x0, y0, x1, y1 = region.box
-            times = _covered(*(region.span or (0, SCALE)), len(grid))
-            cells = times[:, None, None] * _covered(y0, y1, side)[:, None] * _covered(x0, x1, side)
-            np.maximum(step, cells, out=step)
-        grid += step / len(chain)
+        cells = [_cells(region, grid.shape) for region in look.regions]
+        if cells:
+            grid += (np.maximum.reduce(cells) if len(cells) > 1 else cells[0]) / len(chain)
     return grid
+
+
+def _cells(region: Region, shape: tuple[int, ...]) -> np.ndarray:
+    """Of each cell of a footprint the share that a region covers."""
+    x0, y0, x1, y1 = region.box
+    bins, rows, columns = shape
+    times = _covered(*(region.span or (0, SCALE)), bins)
+    return times[:, None, None] * _covered(y0, y1, rows)[:, None] * _covered(x0, x1, columns)
 
 
 def timed(chain: Sequence[Look]) -> bool:

@@ -7,71 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pixelis.learners.arm import VoteSettings
 from pixelis.memory.task import AnswerType
 from pixelis.tools.measure import agrees
 
 DIGITS = 9
 """Scores that differ by less are a tie: which of them is larger is a matter of rounding."""
-
-
-@dataclass(frozen=True, slots=True)
-class VoteSettings:
-    """Weights of the terms; 0 leaves a term out.
-
-    Raises: ValueError for a negative weight, weights of more than 1 in all, or another value out of its range.
-    """
-
-    answer: float = 0.5
-    """Of the share of the other voters that answer the same."""
-    behaviour: float = 0.25
-    """Of the likeness to the other voters that answer the same."""
-    fidelity: float = 0.25
-    """Of the agreement of tool results with those of the rollouts that answer the same."""
-    length: float = 0.05
-    """Taken off for a chain twice as long as the median, or longer; less for less."""
-    order: float = 0.5
-    """Share of the sequence of operations in the likeness; the rest is the footprint's."""
-    neighbours: float = 0.5
-    """What all neighbours weigh together, as a share of what all rollouts weigh."""
-    temperature: float = 0.1
-    """Of the softmax that shares this among the neighbours by their similarity."""
-    copies: float = 0.0
-    """What a rollout that another repeats token by token loses: n of them weigh n ** (1 - copies), at 1 as much as one."""
-    hard: bool = False
-    """One vote each, no terms, no neighbours; the winner's rollouts earn 1 (the hard majority of TTRL)."""
-
-    def __post_init__(self) -> None:
-        weights = (self.answer, self.behaviour, self.fidelity)
-        if min(*weights, self.length) < 0 or sum(weights) > 1 + 1e-9:
-            raise ValueError(f"weights must not be negative, those of answer, behaviour and fidelity at most 1 in all: {self}")
-        for name in ("order", "neighbours", "copies", "length"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name)} is not between 0 and 1")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature = {self.temperature} is not above 0")
-
-
-ARMS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "no_answer": {"answer": 0.0},
-    "no_behaviour": {"behaviour": 0.0},
-    "no_fidelity": {"fidelity": 0.0},
-    "no_length": {"length": 0.0},
-    "no_neighbours": {"neighbours": 0.0},
-    "answer_only": {"answer": 1.0, "behaviour": 0.0, "fidelity": 0.0, "length": 0.0},
-    "hard_majority": {"hard": True},
-}
-"""What is changed in the settings for each arm of an ablation."""
-
-
-def arm(name: str, settings: VoteSettings) -> VoteSettings:
-    """The settings with one of ARMS' changes. KeyError for a name that is none.
-
-    Example:
-        >>> arm("no_fidelity", VoteSettings()).fidelity
-        0.0
-    """
-    return replace(settings, **ARMS[name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +32,11 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A neighbour in the vote: its share of the neighbours' weight, 0..1."""
+    """A neighbour in the vote: how similar its question is (paper 6.2)."""
 
     id: str
     answer: str | None
-    share: float
+    similarity: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,21 +129,23 @@ def settle(rollouts: Sequence[Counted], neighbours: Sequence[Heard], kind: Answe
     fidelity, then the id that sorts first. Only an answer that a rollout gave can win.
     """
     scores = [_score(one, settings) for one in rollouts]
-    labels = clusters([one.answer for one in (*rollouts, *neighbours)], kind)
+    heard = () if settings.hard or not settings.neighbours else neighbours
+    labels = clusters([one.answer for one in (*rollouts, *heard)], kind)
+    parts = shares([one.similarity for one in heard], settings.temperature)
     bound = settings.neighbours * math.fsum(one.weight * score for one, score in zip(rollouts, scores, strict=True))
     choices = []
     for label in range(max(labels, default=-1) + 1):
         mine = [i for i in range(len(rollouts)) if labels[i] == label]
-        theirs = [one for one, found in zip(neighbours, labels[len(rollouts) :], strict=True) if found == label]
-        weights = [rollouts[i].weight for i in mine] or [one.share for one in theirs]
-        said = [str(rollouts[i].answer) for i in mine] or [str(one.answer) for one in theirs]
+        theirs = [j for j in range(len(heard)) if labels[len(rollouts) + j] == label]
+        weights = [rollouts[i].weight for i in mine] or [parts[j] for j in theirs]
+        said = [str(rollouts[i].answer) for i in mine] or [str(heard[j].answer) for j in theirs]
         choices.append(
             Choice(
                 _commonest(said, weights),
                 tuple(rollouts[i].id for i in mine),
                 votes=math.fsum(rollouts[i].weight for i in mine),
                 score=math.fsum(rollouts[i].weight * scores[i] for i in mine),
-                heard=bound * math.fsum(one.share for one in theirs),
+                heard=bound * math.fsum(parts[j] for j in theirs),
                 share=0.0,
             )
         )
@@ -229,6 +172,24 @@ def settle(rollouts: Sequence[Counted], neighbours: Sequence[Heard], kind: Answe
         margin=ranked[0].share - max((one.share for one in ranked[1:]), default=0.0) if best else 0.0,
         entropy=normalised_entropy([one.share for one in ranked]) if best else 1.0,
     )
+
+
+def recount(verdict: Verdict, settings: VoteSettings) -> Verdict:
+    """What the vote gives when its terms weigh something else: a hundredth of its cost.
+
+    Raises: ValueError for settings that change the terms themselves: then it has to be held again.
+    """
+    for name in ("order", "neighbours", "temperature", "copies"):
+        if getattr(settings, name) != getattr(verdict.settings, name):
+            raise ValueError(f"{name} is part of the terms: call vote() with {name} = {getattr(settings, name)}")
+    return settle(verdict.rollouts, verdict.neighbours, verdict.kind, settings)
+
+
+def shares(similarities: Sequence[float], temperature: float) -> list[float]:
+    """What each neighbour has of their joint weight: the softmax of the similarities over the temperature."""
+    top = max(similarities, default=0.0)
+    raised = [math.exp((one - top) / temperature) for one in similarities]
+    return [one / math.fsum(raised) for one in raised]
 
 
 def clusters(answers: Sequence[str | None], kind: AnswerType) -> list[int]:

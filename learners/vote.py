@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from pixelis.learners.arm import VoteSettings
 from pixelis.learners.fidelity import fidelity, median
 from pixelis.learners.similarity import footprint, ruzicka, sequence, timed
-from pixelis.learners.verdict import Counted, Heard, Verdict, VoteSettings, clusters, settle
+from pixelis.learners.verdict import Counted, Heard, Verdict, clusters, settle, shares
 from pixelis.memory.look import Look, looks
 from pixelis.memory.task import AnswerType
 from pixelis.memory.trajectory import Trajectory
@@ -80,13 +81,14 @@ def vote(rollouts: Sequence[Ballot], neighbours: Sequence[Neighbour], kind: Answ
     ballots = sorted(rollouts, key=lambda one: one.id)
     if not ballots or len({one.id for one in ballots}) < len(ballots):
         raise ValueError(f"a vote needs rollouts with an id each, got {[one.id for one in ballots]}")
-    near = [] if settings.hard or not settings.neighbours else sorted(neighbours, key=_place)
-    shares = _softmax([one.similarity / settings.temperature for one in near])
+    near = sorted(neighbours, key=_place)
     own = weights(ballots, settings.copies)
-    seen = _seen(ballots, own, settings.copies, settings.neighbours * own.sum() * shares)
+    theirs = settings.neighbours * own.sum() * np.array(shares([one.similarity for one in near], settings.temperature))
+    seen = _seen(ballots, own, settings.copies, theirs)
     voters = [*ballots, *(one.ballot for one in near)]
     labels = clusters([one.answer for one in voters], kind)
-    same = np.array([[a >= 0 and a == b for b in labels] for a in labels[: len(ballots)]])
+    named = np.array(labels)
+    same = (named[: len(ballots), None] == named) & (named >= 0)
     alike = _alike(ballots, voters, same, settings.order)
     typical = max(1.0, median([len(one.looks) for one in ballots], own.tolist()))
     counted = []
@@ -105,7 +107,7 @@ def vote(rollouts: Sequence[Ballot], neighbours: Sequence[Neighbour], kind: Answ
                 invalid=one.invalid,
             )
         )  # fmt: skip
-    heard = [Heard(one.ballot.id, one.ballot.answer, float(share)) for one, share in zip(near, shares, strict=True)]
+    heard = [Heard(one.ballot.id, one.ballot.answer, one.similarity) for one in near]
     return settle(counted, heard, kind, settings)
 
 
@@ -128,8 +130,9 @@ def _seen(ballots: Sequence[Ballot], own: np.ndarray, copies: float, neighbours:
 
 def _alike(ballots: Sequence[Ballot], voters: Sequence[Ballot], same: np.ndarray, order: float) -> np.ndarray:
     """Likeness of behaviour [K, K + N], 0 where answers differ; footprints are compared on one and the same medium only."""
-    clip = any(timed(one.looks) for one in voters)
-    grids = [footprint(one.looks, clip) for one in voters]
+    media = {one.media for one in ballots}
+    clip = any(timed(one.looks) for one in voters if one.media in media)
+    grids = {k: footprint(one.looks, clip) for k, one in enumerate(voters) if one.media in media}
     out = np.zeros(same.shape)
     for i, k in zip(*np.nonzero(same), strict=True):
         a, b = ballots[i], voters[k]
@@ -148,13 +151,6 @@ def _copied(a: Ballot, b: Ballot) -> bool:
 
 def _place(one: Neighbour) -> tuple[str, str, float]:
     return one.ballot.id, one.ballot.answer or "", one.similarity
-
-
-def _softmax(values: Sequence[float]) -> np.ndarray:
-    if not values:
-        return np.zeros(0)
-    raised = np.exp(np.array(values) - max(values))
-    return raised / raised.sum()
 
 
 def _ratio(part: float, whole: float) -> float:

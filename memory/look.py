@@ -37,9 +37,9 @@ class Region:
 
     def overlap(self, other: Region) -> float:
         """IoU in the picture times IoU in time, 0..1."""
-        if (self.span is None) != (other.span is None):
-            return 0.0
-        together = 1.0 if self.span is None or other.span is None else t_iou(self.span, other.span)
+        if self.span is None or other.span is None:
+            return box_iou(self.box, other.box) if self.span is other.span else 0.0
+        together = t_iou(self.span, other.span)
         return together and together * box_iou(self.box, other.box)
 
 
@@ -66,10 +66,9 @@ class Look:
     sure: float | None = None
     """The tool's own score 0..1 (SEG, OCR of blocks)."""
 
-    @property
-    def kind(self) -> str:
-        """Looks of one kind can be compared: one operation, and for PROP the same keys."""
-        return " ".join((self.op, *sorted(self.values)))
+    def like(self, other: Look) -> bool:
+        """Whether what the two found can be compared: one operation that worked, and for PROP the same keys."""
+        return self.op == other.op and self.ok and other.ok and self.values.keys() == other.values.keys()
 
     def overlap(self, other: Look) -> float:
         """How much two looks have in common of where they looked, 0..1: the IoU of single regions.
@@ -78,6 +77,8 @@ class Look:
         """
         if not self.regions or not other.regions:
             return 0.0
+        if len(self.regions) == len(other.regions) == 1:
+            return self.regions[0].overlap(other.regions[0])
         best = [[a.overlap(b) for b in other.regions] for a in self.regions]
         there = sum(map(max, best)) / len(best)
         back = sum(map(max, zip(*best, strict=True))) / len(best[0])
