@@ -51,7 +51,8 @@ def _cells(region: Region, shape: tuple[int, ...]) -> np.ndarray:
     """Of each cell of a footprint the share that a region covers."""
     x0, y0, x1, y1 = region.box
     bins, rows, columns = shape
-    times = _covered(*(region.span or (0, SCALE)), bins)
+    t0, t1 = region.span or (0.0, float(SCALE))
+    times = _covered(t0, t1, bins)
     return times[:, None, None] * _covered(y0, y1, rows)[:, None] * _covered(x0, x1, columns)
 
 

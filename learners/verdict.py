@@ -129,7 +129,7 @@ def settle(rollouts: Sequence[Counted], neighbours: Sequence[Heard], kind: Answe
     fidelity, then the id that sorts first. Only an answer that a rollout gave can win.
     """
     scores = [_score(one, settings) for one in rollouts]
-    heard = () if settings.hard or not settings.neighbours else neighbours
+    heard: Sequence[Heard] = () if settings.hard or not settings.neighbours else neighbours
     labels = clusters([one.answer for one in (*rollouts, *heard)], kind)
     parts = shares([one.similarity for one in heard], settings.temperature)
     bound = settings.neighbours * math.fsum(one.weight * score for one, score in zip(rollouts, scores, strict=True))
