@@ -130,7 +130,7 @@ def settle(rollouts: Sequence[Counted], neighbours: Sequence[Heard], kind: Answe
     """
     scores = [_score(one, settings) for one in rollouts]
     heard: Sequence[Heard] = () if settings.hard or not settings.neighbours else neighbours
-    labels = clusters([one.answer for one in (*rollouts, *heard)], kind)
+    labels = clusters([*(one.answer for one in rollouts), *(one.answer for one in heard)], kind)
     parts = shares([one.similarity for one in heard], settings.temperature)
     bound = settings.neighbours * math.fsum(one.weight * score for one, score in zip(rollouts, scores, strict=True))
     choices = []
