@@ -158,7 +158,7 @@ class Journal:
     def write(self, entry: Entry) -> str:
         """Make one entry durable, then return its line's hash. After an OSError it is not in the journal.
 
-        Raises: ValueError for what JSON would not give back: a number that is not finite, a key that is no text.
+        Raises: ValueError for what JSON would not give back, as a number that is not finite.
         """
         line = _line(self._number, round(time.time(), 3), entry, self.head)
         if _sound(_dumps(line)) is None:
@@ -217,7 +217,8 @@ def _walked(data: bytes) -> tuple[str | None, str, int]:
             stands = f"in its place stands what was written as line {raw['number'] + 1}"
             return f"line {number + 1}: not there: {stands}", before, number
         if raw["before"] != before:
-            return f"line {max(1, number)}: replaced: line {number + 1} was not written after it", before, number
+            after = f"line {number}: replaced: line {number + 1} was not written after it"
+            return after if number else "line 1: replaced: it says that another stood before it", before, number
         before, number = raw["hash"], number + 1
     return None, before, number
 
