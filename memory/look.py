@@ -102,7 +102,7 @@ def looks(trajectory: Trajectory) -> tuple[Look, ...]:
         found.append(look)
         if turn.result is not None and look.ok and turn.result.ref is not None:
             made = turn.result.shown if turn.call.name == "TEMP" else (turn.result.ref,)
-            one_each = len(made) == len(look.regions) and turn.call.name != "TRK"
+            one_each = len(made) == len(look.regions)
             places |= {name: (look.regions[i],) if one_each else look.regions for i, name in enumerate(made)}
     return tuple(found)
 

@@ -70,6 +70,11 @@ def test_equal_rollouts_are_settled_by_calls_then_fidelity_then_name() -> None:
     assert settled([counted("b", "Y", 1), counted("a", "Y", 1)]).exemplar == "a"
 
 
+def test_the_exemplar_is_one_of_the_winners_though_another_has_more() -> None:
+    verdict = settled([counted("a", "N", 0.9), counted("b", "Y", 0.5), counted("c", "Y", 0.6)])
+    assert (verdict.answer, verdict.exemplar) == ("Y", "c")
+
+
 def test_rounding_settles_no_tie() -> None:
     """0.1 + 0.2 is more than 0.3 to a computer only."""
     ordered = settled([counted("a", "Y", 0.6 * (0.1 + 0.2), calls=3), counted("b", "Y", 0.6 * 0.3, calls=2)])

@@ -143,7 +143,7 @@ def test_lines_cut_off_the_end_show_when_the_last_hash_is_known(path: Path) -> N
     assert verify(put(path, []), START) is None and (verify(path, head) or "").startswith("line 1: missing")
 
 
-@pytest.mark.parametrize("end", [b"", b'{"before"', b"\x00" * 40])
+@pytest.mark.parametrize("end", [b"", b'{"before"', b"\x00" * 5000])
 def test_what_a_crash_tore_off_is_dropped(path: Path, end: bytes, caplog: pytest.LogCaptureFixture) -> None:
     whole = lines(path)
     torn = whole[5][:-1] if not end else whole[5][:20] + end
@@ -154,6 +154,7 @@ def test_what_a_crash_tore_off_is_dropped(path: Path, end: bytes, caplog: pytest
     journal.write(ENTRIES[3])
     journal.close()
     assert [line.entry for line in read(path)] == [*ENTRIES[:5], ENTRIES[3]] and verify(path) is None
+    assert path.read_bytes().endswith(b"}\n"), "nothing of it is left behind the new line"
 
 
 def test_every_length_that_a_crash_can_leave_is_a_journal(path: Path) -> None:
