@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pixelis.learners.batch import Batch
 from pixelis.learners.loss import CHOICE
+from pixelis.learners.ranks import like
 from pixelis.memory.lora import Unadapted, layers
 from pixelis.memory.model import Features, Model
 from pixelis.memory.trajectory import Trajectory
@@ -53,6 +54,16 @@ class Reference:
         memo = {id(model.net.model.visual): model.net.model.visual} if share_vision else {}
         net = copy.deepcopy(model.net, memo).requires_grad_(False).eval()
         self.model = Model(net, model.tokenizer, model.card)
+
+    @torch.no_grad()
+    def follow(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the values of some parameters, by name: those of a moving average, for one. KeyError for another name.
+
+        Visual features that were kept of it are out of date when these are its vision tower's.
+        """
+        own = dict(self.model.net.named_parameters())
+        for name, tensor in weights.items():
+            own[name].copy_(like(tensor, own[name]))
 
     @torch.no_grad()
     def read(self, batch: Batch, features: list[Features], trajectories: Sequence[Trajectory]) -> list[Read]:

@@ -53,7 +53,7 @@ class Log:
         self._places: list[_Place] = []
         self._fd = -1
         root.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(root / "lock")
+        self._lock = locked(root / "lock")
         try:
             numbers = sorted(int(p.stem) for p in root.glob("*.log")) or [0]
             for n in numbers:
@@ -152,7 +152,8 @@ def replace_file(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
-def _locked(path: Path) -> int:
+def locked(path: Path) -> int:
+    """The descriptor of a file that one process at a time can hold; closing it lets go. LogError when another has it."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

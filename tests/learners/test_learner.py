@@ -11,6 +11,7 @@ from pixelis.actors.render import Renderer
 from pixelis.learners.batch import collate
 from pixelis.learners.corridor import CorridorError, CorridorSettings
 from pixelis.learners.curiosity import Senses
+from pixelis.learners.ema import Ema, EmaSettings
 from pixelis.learners.intrinsic import Intrinsic, IntrinsicSettings
 from pixelis.learners.learner import Learner, LearnerSettings
 from pixelis.learners.probe import PROBED
@@ -293,3 +294,27 @@ def test_what_is_erroneous_is_not_imitated(model: Model, store: MediaStore) -> N
     rest = token_logprobs(model, store, whole)[len(whole.turns[0].sampled) :]
     told = Learner(model, store, LearnerSettings(lr=1e-9)).update([Group("t", (flawed,))])
     assert told["nll"] == pytest.approx(-float(rest.mean()), rel=1e-3)
+
+
+def test_the_reference_can_follow_an_average_of_the_policy(model: Model, store: MediaStore) -> None:
+    learner = Learner(model, store, LearnerSettings(loss="grpo", lr=0.01, warmup=1, corridor=OPEN))
+    ema = Ema(learner.weights(), EmaSettings(0.5))
+    one, before = episode(model, store, 0), token_logprobs(model, store, episode(model, store, 0))
+    learner.update([contrast(model, store)])
+    after = token_logprobs(model, store, one)
+    assert learner.reference is not None
+
+    def known() -> torch.Tensor:
+        batch = collate([one], model.layout)
+        assert learner.reference is not None
+        return learner.reference.read(batch, learner.features.get(batch.views), [one])[0].logprobs
+
+    assert torch.equal(known(), before) and not torch.equal(before, after)
+    ema.update(learner.weights())
+    learner.reference.follow(ema.weights)
+    halfway = known()
+    assert float((halfway - before).abs().max()) > 0 and float((halfway - after).abs().max()) > 0
+    learner.reference.follow(learner.weights())
+    assert torch.equal(known(), after) and torch.equal(token_logprobs(model, store, one), after)
+    with pytest.raises(KeyError):
+        learner.reference.follow({"no.such": torch.zeros(1)})
