@@ -28,7 +28,7 @@ from pixelis.memory.log import replace_file
 
 HERE = ("tools.where=here", "tracking=")  # no tool pool: a cell starts sooner, and none of them is about tools
 STARTS: dict[str, tuple[str, ...]] = {
-    "early": ("stop.steps=800", "learner.decay=100"),
+    "early": ("tasks.scenes={code=400,clip=800}", "stop.steps=1150", "learner.decay=250"),
     "converged": (),
 }
 """What changes `configs/sft.toml` for the policy that the arms start from."""
@@ -49,8 +49,6 @@ SEEDS = {
     ("early", "sft_more"): 3, ("early", "no_efficiency"): 3, ("early", "usage_bonus"): 3,
     ("converged", "task"): 3, ("converged", "full"): 3,
 }  # fmt: skip
-BUDGET = ("stop.steps=94", "learner.decay=60")
-"""94 updates of 128 rollouts: 12 032."""
 N = 1000
 """Held-out questions a family."""
 
@@ -125,7 +123,7 @@ def config(cell: Cell) -> RunConfig:
     """The config of one cell; all but starts need theirs finished, `sft_more` its seed's `full` too."""
     own = [f"name={cell.name}", f"seed={cell.seed}", f"eval.n={N}", *HERE]
     if cell.phase == "rft":
-        made = load(CONFIGS / "rft.toml", [*own, *BUDGET, *ARMS[cell.arm]])
+        made = load(CONFIGS / "rft.toml", [*own, *ARMS[cell.arm]])
         return replace(made, start=str(Cell(cell.start, "sft").root / "policy" / "sft"))
     made = load(CONFIGS / "sft.toml", [*own, *STARTS[cell.start]])
     if cell.arm == "sft":
