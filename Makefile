@@ -27,7 +27,7 @@ help:
 	@echo "make bench         all measurements of speed and size; make bench-engine one of them ($(BENCHES))"
 	@echo "make bench-gpu     Qwen3-VL-8B at its true shape on the GPU at hand; builds no environment (ARGS=--toy without a GPU)"
 	@echo "make bench-infra   RFT while tools fail, three seeds (20 minutes, after make demo)"
-	@echo "make results-rft   what CC-RFT and its parts are worth, 37 runs of minutes (hours; goes on where it stopped)"
+	@echo "make results-rft   what CC-RFT and its parts are worth, 37 runs of minutes, as many at a time as cores (hours; goes on where it stopped)"
 	@echo "make results-loop  the demo with its controls, three seeds (hours; goes on where it stopped)"
 
 demo: $(STAMP)

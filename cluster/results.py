@@ -47,7 +47,8 @@ def config(arm: str, seed: int) -> RunConfig:
     if arm == "rft":
         return replace(made, start=policy)
     if arm == "sft_more":
-        stop = replace(made.stop, steps=equal_steps(RUNS / name("sft", seed), RUNS / name("rft", seed)), gate=0.0)
+        spent = read_summary(RUNS / name("rft", seed))["phases"]
+        stop = replace(made.stop, steps=equal_steps(RUNS / name("sft", seed), spent["rft"]["cpu_s"]), gate=0.0)
         lone = replace(made.replay, mixture=made.replay.mixture[-1:])
         return replace(made, start=policy, stop=stop, replay=lone)
     made = replace(made, start=str(backbone(0)))
@@ -61,14 +62,14 @@ def name(arm: str, seed: int) -> str:
     return f"loop-{arm}-{seed}"
 
 
-def equal_steps(sft: Path, rft: Path) -> int:
-    """Imitation steps that cost, with an evaluation, as many CPU-seconds as the run `rft` took: at the price of the last
+def equal_steps(sft: Path, cpu_s: float) -> int:
+    """Imitation steps that cost, with an evaluation, as many CPU-seconds as another run took: at the price of the last
     steps of the run `sft`."""
-    phase, other = (read_summary(root)["phases"][name] for root, name in ((sft, "sft"), (rft, "rft")))
+    phase = read_summary(sft)["phases"]["sft"]
     saved = sorted((sft / "checkpoints" / "sft").glob("step-*"))[-2:]
     (steps, spent), (more, end) = ((s["loop"]["step"], s["spent"]["cpu_s"]) for s in (checkpoint.load(p).state for p in saved))
     price, evaluation = (end - spent) / (more - steps), phase["cpu_s"] - end
-    return max(1, round((other["cpu_s"] - evaluation) / price))
+    return max(1, round((cpu_s - evaluation) / price))
 
 
 def rows(arm: str, seed: int) -> Iterator[dict[str, Any]]:

@@ -1,17 +1,22 @@
 """`make results-rft`: what Curiosity-Coherence RFT is worth, and each part of it, from an early and from a converged start.
 
-Each cell is a run of its own under `runs/`, of a few minutes, and leaves a file in `docs/results/rft/`; it is passed over when
-that file is there, and continued when it was interrupted. After each, the page and all rows so far are written.
+Each cell is a run of its own under `runs/`, of some minutes on one core, and leaves a file in `docs/results/rft/`; it is passed
+over when that file is there, and continued when it was interrupted. As many go on side by side as the machine has cores. After
+each, the page and all rows so far are written.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,6 +32,8 @@ from pixelis.learners.loss import K3
 from pixelis.memory.log import replace_file
 
 HERE = ("tools.where=here", "tracking=")  # no tool pool: a cell starts sooner, and none of them is about tools
+LONE = ("rollout.actors=1", "learner.ranks=1")
+"""An arm acts and learns in turns: shared by two processes each, every turn ends with one waiting for the other."""
 STARTS: dict[str, tuple[str, ...]] = {
     "early": ("tasks.scenes={code=400,clip=800}", "stop.steps=1150", "learner.decay=250"),
     "converged": (),
@@ -51,6 +58,9 @@ SEEDS = {
 }  # fmt: skip
 N = 1000
 """Held-out questions a family."""
+OUT = Path("docs/results/rft.json")
+PATIENCE = 300.0
+"""Seconds in which cells that are asked to stop have written their checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,27 @@ class Cell:
         """Where it is."""
         return RUNS / self.name
 
+    @property
+    def log(self) -> Path:
+        """What its process says."""
+        return RUNS / f"{self.name}.log"
+
+    @property
+    def trained(self) -> bool:
+        """Whether its run is here, to its end."""
+        return self.phase in read_summary(self.root)["phases"]
+
+    def __str__(self) -> str:
+        return f"{self.arm} from {self.start}, seed {self.seed}"
+
+
+class Running(Protocol):
+    """A cell that is being run (a process)."""
+
+    def poll(self) -> int | None:
+        """None while it goes on, 0 when it is finished, another number when it failed."""
+        ...
+
 
 def cells() -> list[Cell]:
     """All of them: the starts, then seed by seed every arm, `full` before the arm that may cost as much."""
@@ -84,23 +115,57 @@ def cells() -> list[Cell]:
     return [*(Cell(start, "sft") for start in STARTS), *rest]
 
 
-def run(out: Path = Path("docs/results/rft.json")) -> Path:
-    """Run what is not finished; returns the page."""
-    todo = [cell for cell in cells() if not _file(out, cell).exists()]
-    # a start whose figures came with the repository is made again for the arms that still need its policy
-    todo += [cell for cell in cells() if cell.arm == "sft" and cell not in todo and not _trained(cell) and _needed(cell, todo)]
-    todo.sort(key=cells().index)
-    since = time.monotonic()
-    for number, cell in enumerate(todo):
-        each = (time.monotonic() - since) / number / 60 if number else None
-        left = f", about {each * (len(todo) - number):.0f} min left" if each else ""
-        print(f"cell {number + 1} of {len(todo)}: {cell.arm} from {cell.start}, seed {cell.seed}{left}", flush=True)
-        if not _trained(cell):
-            train(config(cell), resume=True)
-        if not _file(out, cell).exists():
-            keep(out, cell)
-        gather(out)
+def started(cell: Cell) -> Running:
+    """A process that trains a cell."""
+    RUNS.mkdir(exist_ok=True)
+    print(f"begins: {cell}; tail -f {cell.log}", flush=True)
+    command = [sys.executable, "-m", "pixelis.cluster.results_rft", "--cell", cell.name]
+    with cell.log.open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def run(out: Path = OUT, beside: int = 1, begin: Callable[[Cell], Running] = started) -> Path:
+    """Run what is not finished, `beside` cells at a time; returns the page.
+
+    SystemExit when a cell failed, naming its log; what is finished stays finished.
+    """
+    waiting, since = todo(out), time.monotonic()
+    running: dict[Cell, Running] = {}
+    ended = 0
+    while waiting or running:
+        ready = [cell for cell in waiting if not any(one in waiting or one in running for one in needed(cell))]
+        for cell in ready[: beside - len(running)]:
+            waiting.remove(cell)
+            running[cell] = begin(cell)
+        done = {cell: code for cell, one in running.items() if (code := one.poll()) is not None}
+        for cell, code in done.items():
+            del running[cell]
+            if code:
+                raise SystemExit(f"{cell} failed: see {cell.log}; the same command goes on when that is mended")
+            if not _file(out, cell).exists():  # a start made again keeps the figures that its arms were compared with
+                keep(out, cell)
+            gather(out)
+            ended += 1
+            left = len(waiting) + len(running)
+            minutes = (time.monotonic() - since) / ended * left / 60
+            print(f"done: {cell}; {left} cells left, about {minutes:.0f} min", flush=True)
+        if not done:
+            time.sleep(0.5)
     return gather(out)
+
+
+def todo(out: Path) -> list[Cell]:
+    """Cells without a file, and starts whose policy is not here and one of those needs, in their order."""
+    left = [cell for cell in cells() if not _file(out, cell).exists()]
+    starts = {cell.start for cell in left}
+    return [c for c in cells() if c in left or (c.arm == "sft" and c.start in starts and not c.trained)]
+
+
+def needed(cell: Cell) -> list[Cell]:
+    """What must be finished before a cell can begin."""
+    if cell.arm == "sft":
+        return []
+    return [Cell(cell.start, "sft"), *([Cell(cell.start, "full", cell.seed)] if cell.arm == "sft_more" else [])]
 
 
 def keep(out: Path, cell: Cell) -> None:
@@ -119,17 +184,18 @@ def gather(out: Path) -> Path:
     return write_page(out, [row for one in kept for row in one["rows"]], [one["items"] for one in kept])
 
 
-def config(cell: Cell) -> RunConfig:
+def config(cell: Cell, out: Path = OUT) -> RunConfig:
     """The config of one cell; all but starts need theirs finished, `sft_more` its seed's `full` too."""
     own = [f"name={cell.name}", f"seed={cell.seed}", f"eval.n={N}", *HERE]
+    begun = Cell(cell.start, "sft").root
     if cell.phase == "rft":
-        made = load(CONFIGS / "rft.toml", [*own, *ARMS[cell.arm]])
-        return replace(made, start=str(Cell(cell.start, "sft").root / "policy" / "sft"))
-    made = load(CONFIGS / "sft.toml", [*own, *STARTS[cell.start]])
+        made = load(CONFIGS / "rft.toml", [*own, *LONE, *ARMS[cell.arm]])
+        return replace(made, start=str(begun / "policy" / "sft"))
+    made = load(CONFIGS / "sft.toml", [*own, *STARTS[cell.start], *(() if cell.arm == "sft" else LONE)])
     if cell.arm == "sft":
         return made
-    begun, spent = Cell(cell.start, "sft").root, Cell(cell.start, "full", cell.seed).root
-    stop = replace(made.stop, steps=equal_steps(begun, spent), gate=0.0)
+    [full, *_] = json.loads(_file(out, Cell(cell.start, "full", cell.seed)).read_text())["rows"]
+    stop = replace(made.stop, steps=equal_steps(begun, full["cpu_s"]), gate=0.0)
     lone = replace(made.replay, mixture=made.replay.mixture[-1:])
     return replace(made, start=str(begun / "policy" / "sft"), stop=stop, replay=lone)
 
@@ -172,14 +238,6 @@ def _file(out: Path, cell: Cell) -> Path:
     return out.with_suffix("") / f"{cell.name.removeprefix('results-rft-')}.json"
 
 
-def _trained(cell: Cell) -> bool:
-    return cell.phase in read_summary(cell.root)["phases"]
-
-
-def _needed(start: Cell, todo: Sequence[Cell]) -> bool:
-    return any(cell.start == start.start for cell in todo)
-
-
 def _key(cell: Cell) -> dict[str, Any]:
     return {"arm": cell.arm, "start": cell.start, "seed": cell.seed}
 
@@ -202,5 +260,17 @@ def _kl(root: Path) -> float:
     return float(np.mean([line[f"{K3}_token_mean"] for line in lines if f"{K3}_token_mean" in line][-16:]))
 
 
+def main() -> None:
+    """The command line of `make results-rft`."""
+    parser = argparse.ArgumentParser(prog="results_rft", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--beside", type=int, default=os.cpu_count() or 1, help="cells at a time; each takes 4 GB")
+    parser.add_argument("--cell", help="train this one alone, in this process", choices=[cell.name for cell in cells()])
+    asked = parser.parse_args()
+    if asked.cell:
+        train(config(next(cell for cell in cells() if cell.name == asked.cell)), resume=True)
+    else:
+        print(run(beside=asked.beside))
+
+
 if __name__ == "__main__":
-    print(run())
+    main()

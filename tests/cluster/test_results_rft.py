@@ -8,7 +8,6 @@ import pytest
 
 from pixelis.actors.score import Outcome
 from pixelis.cluster import results_page, results_rft
-from pixelis.cluster.config import RunConfig
 from pixelis.cluster.results_rft import Cell, cells
 from pixelis.learners.loss import K3
 
@@ -70,27 +69,70 @@ def test_rows_items_and_page_of_what_is_finished(tmp_path: Path, monkeypatch: py
     assert Path("docs/results/rft.svg").read_bytes().startswith(b"<?xml")
 
 
+class Ended:
+    """A cell's process that is done when it is looked at the second time."""
+
+    def __init__(self, code: int = 0) -> None:
+        self.code, self.looks = code, 0
+
+    def poll(self) -> int | None:
+        self.looks += 1
+        return self.code if self.looks > 1 else None
+
+
 def test_what_has_a_file_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a start that came with the repository the policy is made again, if an arm still needs it."""
     monkeypatch.chdir(tmp_path)
-    asked: list[str] = []
+    asked: list[Cell] = []
 
-    def train(config: RunConfig, resume: bool) -> None:
-        asked.append(config.name)
-        finish(next(cell for cell in cells() if cell.name == config.name), 10)
+    def begin(cell: Cell) -> Ended:
+        asked.append(cell)
+        finish(cell, 10)
+        return Ended()
 
     some = [Cell("early", "sft"), Cell("early", "full", 0), Cell("converged", "sft"), Cell("converged", "full", 0)]
     monkeypatch.setattr(results_rft, "cells", lambda: some)
-    monkeypatch.setattr(results_rft, "train", train)
     for cell in (some[0], some[2], some[3]):
         finish(cell, 10)
-        results_rft.keep(Path("docs/results/rft.json"), cell)
+        results_rft.keep(results_rft.OUT, cell)
     for cell in (some[0], some[2]):
         (cell.root / "summary.json").unlink()
-    results_rft.run()
-    assert asked == ["results-rft-early", "results-rft-early-full-0"]
-    results_rft.run()
+    results_rft.run(begin=begin)
+    assert asked == [some[0], some[1]]
+    results_rft.run(begin=begin)
     assert len(asked) == 2
+
+
+def test_cells_side_by_side_wait_for_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    going: dict[Cell, Ended] = {}
+    most = 0
+
+    def begin(cell: Cell) -> Ended:
+        nonlocal most
+        assert all(one.trained and going[one].looks > 1 for one in results_rft.needed(cell))
+        finish(cell, 10)
+        going[cell] = Ended()
+        most = max(most, sum(one.looks < 2 for one in going.values()))
+        return going[cell]
+
+    monkeypatch.setattr(results_rft.time, "sleep", lambda _: None)
+    results_rft.run(beside=3, begin=begin)
+    assert list(going) and set(going) == set(cells()) and most == 3
+
+
+def test_a_cell_that_fails_ends_it_and_what_is_finished_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def begin(cell: Cell) -> Ended:
+        finish(cell, 10)
+        return Ended(code=int(cell.arm == "full"))
+
+    with pytest.raises(SystemExit, match=r"full from early, seed 0 failed: see runs/results-rft-early-full-0\.log"):
+        results_rft.run(begin=begin)
+    assert sorted(path.stem for path in Path("docs/results/rft").glob("*.json")) == [
+        "converged", "converged-task-0", "early", "early-task-0",
+    ]  # fmt: skip
 
 
 def test_figures_can_be_made_from_the_items_alone() -> None:
