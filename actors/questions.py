@@ -74,6 +74,10 @@ class QuestionFile:
         task, evidence = self._checked(index, self.store)
         return GoldTask(task, line.answer, evidence, split=self.path.stem)
 
+    def task(self, index: int) -> Task:
+        """The question alone. TaskError when its media cannot be used."""
+        return self._checked(index, self.store)[0]
+
     def where(self, index: int) -> str:
         """The file and the line of a question."""
         return f"{self.path}: line {index + 1}"

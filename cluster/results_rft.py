@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,8 +60,8 @@ SEEDS = {
 N = 1000
 """Held-out questions a family."""
 OUT = Path("docs/results/rft.json")
-PATIENCE = 300.0
-"""Seconds in which cells that are asked to stop have written their checkpoints."""
+TRIES = 3
+"""Times that a cell is begun before it is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def started(cell: Cell) -> Running:
     """A process that trains a cell."""
     RUNS.mkdir(exist_ok=True)
     print(f"begins: {cell}; tail -f {cell.log}", flush=True)
-    command = [sys.executable, "-m", "pixelis.cluster.results_rft", "--cell", cell.name]
+    command = [sys.executable, "-u", "-m", "pixelis.cluster.results_rft", "--cell", cell.name]
     with cell.log.open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -127,21 +128,26 @@ def started(cell: Cell) -> Running:
 def run(out: Path = OUT, beside: int = 1, begin: Callable[[Cell], Running] = started) -> Path:
     """Run what is not finished, `beside` cells at a time; returns the page.
 
-    SystemExit when a cell failed, naming its log; what is finished stays finished.
+    A cell that fails goes on from its checkpoint, a few times. SystemExit when that is of no use, naming its log, after those
+    beside it have ended: what is finished stays finished.
     """
     waiting, since = todo(out), time.monotonic()
     running: dict[Cell, Running] = {}
+    failed = Counter[Cell]()
     ended = 0
-    while waiting or running:
+    while running or (waiting and not _hopeless(failed)):
         ready = [cell for cell in waiting if not any(one in waiting or one in running for one in needed(cell))]
-        for cell in ready[: beside - len(running)]:
+        for cell in [] if _hopeless(failed) else ready[: beside - len(running)]:
             waiting.remove(cell)
             running[cell] = begin(cell)
         done = {cell: code for cell, one in running.items() if (code := one.poll()) is not None}
         for cell, code in done.items():
             del running[cell]
             if code:
-                raise SystemExit(f"{cell} failed: see {cell.log}; the same command goes on when that is mended")
+                failed[cell] += 1
+                waiting.insert(0, cell)
+                print(f"failed: {cell}; see {cell.log}", flush=True)
+                continue
             if not _file(out, cell).exists():  # a start made again keeps the figures that its arms were compared with
                 keep(out, cell)
             gather(out)
@@ -151,7 +157,14 @@ def run(out: Path = OUT, beside: int = 1, begin: Callable[[Cell], Running] = sta
             print(f"done: {cell}; {left} cells left, about {minutes:.0f} min", flush=True)
         if not done:
             time.sleep(0.5)
+    if _hopeless(failed):
+        [cell] = _hopeless(failed)[:1]
+        raise SystemExit(f"{cell} failed {TRIES} times: see {cell.log}; the same command goes on when that is mended")
     return gather(out)
+
+
+def _hopeless(failed: Counter[Cell]) -> list[Cell]:
+    return [cell for cell, times in failed.items() if times >= TRIES]
 
 
 def todo(out: Path) -> list[Cell]:

@@ -121,18 +121,22 @@ def test_cells_side_by_side_wait_for_what_they_need(tmp_path: Path, monkeypatch:
     assert list(going) and set(going) == set(cells()) and most == 3
 
 
-def test_a_cell_that_fails_ends_it_and_what_is_finished_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_that_fails_is_begun_again_and_then_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is finished stays finished, and what goes on beside it comes to its end."""
     monkeypatch.chdir(tmp_path)
+    begun: list[Cell] = []
 
     def begin(cell: Cell) -> Ended:
+        begun.append(cell)
         finish(cell, 10)
-        return Ended(code=int(cell.arm == "full"))
+        return Ended(code=int(cell.arm == "full" or (cell.arm == "task" and begun.count(cell) == 1)))
 
-    with pytest.raises(SystemExit, match=r"full from early, seed 0 failed: see runs/results-rft-early-full-0\.log"):
-        results_rft.run(begin=begin)
-    assert sorted(path.stem for path in Path("docs/results/rft").glob("*.json")) == [
-        "converged", "converged-task-0", "early", "early-task-0",
-    ]  # fmt: skip
+    monkeypatch.setattr(results_rft.time, "sleep", lambda _: None)
+    with pytest.raises(SystemExit, match=r"full from early, seed 0 failed 3 times: see runs/results-rft-early-full-0\.log"):
+        results_rft.run(beside=2, begin=begin)
+    assert begun.count(Cell("early", "full")) == 3 and begun.count(Cell("early", "task")) == 2
+    finished = {path.stem for path in Path("docs/results/rft").glob("*.json")}
+    assert {"early", "converged", "early-task-0", "converged-task-0"} <= finished and "early-full-0" not in finished
 
 
 def test_figures_can_be_made_from_the_items_alone() -> None:
