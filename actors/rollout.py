@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,7 +13,7 @@ from pixelis.actors.episode import Episode, Limits
 from pixelis.actors.questions import TaskError
 from pixelis.actors.render import Renderer
 from pixelis.actors.scene import Dialogue, Scene, echo
-from pixelis.actors.score import Outcome, RewardSettings, outcome, reward
+from pixelis.actors.score import Outcome, RewardSettings, outcome, price, reward
 from pixelis.actors.tasks import Questions, TaskSource
 from pixelis.actors.teacher import Speaker, Step, Style, Teacher
 from pixelis.actors.traces import Reciter, TraceFile
@@ -103,6 +103,21 @@ class RolloutWorker:
             Group(gold.task.id, tuple(self._scored(e, gold) for e in episodes[k * size : (k + 1) * size]))
             for k, gold in enumerate(golds.values())
         ]
+
+    def explore(self, tasks: Mapping[int, Task], rollouts: range) -> dict[int, list[Trajectory]]:
+        """Rollouts of questions that nobody has the key of, by the questions' numbers: rewarded with what they cost, no more.
+
+        `rollouts` are the numbers of those of each question: more of them can follow, and no two sample alike.
+        """
+        numbered = [(index, k) for index in tasks for k in rollouts]
+        limits = self.settings.limits
+        episodes = self._play([partial(self._episode, tasks[index], index, k, limits) for index, k in numbered])
+        found: dict[int, list[Trajectory]] = {index: [] for index in tasks}
+        for (index, _), episode in zip(numbered, episodes, strict=True):
+            whole = episode.trajectory()
+            voted = whole.status not in ("infra", "cancelled")
+            found[index].append(replace(whole, rewards=price(whole, self.settings.reward)) if voted else whole)
+        return found
 
     def evaluate(self, indices: Sequence[int]) -> tuple[list[Outcome], list[Trajectory]]:
         """Greedy episodes: their outcomes and trajectories. Those that ended by infrastructure are left out of both."""

@@ -32,10 +32,14 @@ class RewardSettings:
 
 def reward(trajectory: Trajectory, gold: GoldTask, settings: RewardSettings) -> dict[str, float]:
     """Reward by component. ValueError for an episode that ended by infrastructure: it has no reward."""
+    return {"answer": settings.answer * correct(trajectory, gold), **price(trajectory, settings)}
+
+
+def price(trajectory: Trajectory, settings: RewardSettings) -> dict[str, float]:
+    """What the chain itself costs, whatever the answer is worth (paper 5.5). ValueError as `reward`."""
     if trajectory.status in ("infra", "cancelled"):
         raise ValueError(f"{trajectory.id} ended by {trajectory.status}: it must not be rewarded")
     return {
-        "answer": settings.answer * correct(trajectory, gold),
         "invalid": -settings.invalid * trajectory.n_invalid,
         "length": -settings.length * max(0, trajectory.chain_length - settings.free),
         "duplicate": -settings.duplicate * sum(repeated(steps(trajectory))),
