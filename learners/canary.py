@@ -58,4 +58,3 @@ class Canary:
     def restore(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""
         self.start, self.looked = state["start"], state["looked"]
-

@@ -61,15 +61,17 @@ def operations(trajectory: Trajectory) -> tuple[str, ...]:
     return tuple(turn.call.name for turn in trajectory.turns if turn.call is not None)
 
 
-def due(share: float, rest: float, fresh: int, step: int) -> int:
-    """How many items a share of a batch is, in which `fresh` ones make up `rest` of it: whole numbers that are right over steps.
+def due(share: float, rest: float, fresh: int, step: int) -> range:
+    """The items that are a share of a batch whose `fresh` ones are `rest` of it: whole numbers that are right over steps.
+
+    They are numbered on from step to step, as long as `fresh` is the same.
 
     Example:
-        >>> [due(0.25, 0.65, 4, step) for step in range(4)]             # 4 / 0.65 * 0.25 = 1.54
-        [1, 2, 1, 2]
+        >>> [list(due(0.25, 0.65, 4, step)) for step in range(4)]       # 4 / 0.65 * 0.25 = 1.54
+        [[0], [1, 2], [3], [4, 5]]
     """
     each = share / rest * fresh
-    return int((step + 1) * each + 1e-9) - int(step * each + 1e-9)
+    return range(int(step * each + 1e-9), int((step + 1) * each + 1e-9))
 
 
 def alone(name: str, trajectories: Sequence[Trajectory]) -> dict[str, pa.Table]:
