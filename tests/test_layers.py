@@ -16,8 +16,8 @@ ALLOWED = {
     "learners": {"tools", "memory", "learners"},
     "cluster": {"tools", "memory", "actors", "learners", "cluster"},
 }
-HEAVY = ("ray", "torch", "transformers", "mlflow", "matplotlib")
-VALUES = ("trajectory", "codec", "replay", "task")
+HEAVY = ("ray", "faiss", "torch", "transformers", "mlflow", "matplotlib")
+VALUES = ("trajectory", "codec", "replay", "task", "remembered", "select", "episodes", "recall")
 NO_TORCH = [*sorted((ROOT / "tools").glob("*.py")), *(ROOT / "memory" / f"{name}.py" for name in VALUES)]
 
 
