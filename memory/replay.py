@@ -7,6 +7,7 @@ key (producer, seq), rebuilt from the log at every open. What was consumed is no
 
 import hashlib
 import json
+import math
 import re
 import zlib
 from collections import Counter, OrderedDict
@@ -141,17 +142,19 @@ class ReplayShard:
         """Set what groups are drawn in proportion to; 1 until then, and again after the shard was opened anew."""
         self.sampler.prioritise(keys, priorities)
 
-    def evict(self, most: int = 0, oldest: int = 0, spare: Collection[int] = ()) -> list[int]:
+    def evict(self, most: int = 0, oldest: int = 0, cursor: float = math.inf) -> list[int]:
         """Give up whole sealed segments, oldest first; returns the numbers of their records.
 
         Those in which all was sampled by weights of before step `oldest`, and then as many as it takes for the log to have
-        `most` bytes (0: no bound). A segment with one of the `spare` records stays. What was given up stays in the
-        catalog, so that all is accounted for, and a record that is sent again is still known.
+        `most` bytes (0: no bound). A segment with a record of question `cursor` or a later one stays: it is still to be
+        read. What was given up stays in the catalog, so that all is accounted for, and a record sent again is still known.
         """
         gone: list[int] = []
         for segment, numbers in self._log.sealed().items():
-            stale = all(self.records[number].version[1] < oldest for number in numbers)
-            if (stale or 0 < most < self._log.size) and not set(numbers) & set(spare):
+            records = [self.records[number] for number in numbers]
+            stale = all(record.version[1] < oldest for record in records)
+            done = all(max(record.indices, default=-1) < cursor for record in records)
+            if done and (stale or 0 < most < self._log.size):
                 gone += self._log.evict(segment, b"stale" if stale else b"bytes")
                 self._let_go(numbers)
         return gone

@@ -102,7 +102,7 @@ def test_records_that_are_missing_between_segments_are_told(tmp_path):
         Log(tmp_path)
     first.write_bytes(data)
     second.unlink()
-    with pytest.raises(LogError, match="record 4 at byte 0 of .* where record 2 is due"):
+    with pytest.raises(LogError, match=r"record 4 at byte 0 of .* where record 2 is due"):
         Log(tmp_path)
 
 
@@ -194,7 +194,9 @@ def test_whatever_is_cut_or_flipped_all_that_was_acknowledged_is_there_once_or_t
             assert str(root) in str(error) and "\n" not in str(error)
             return
         assert log.keys == [key for key, _ in told] and set(log.evicted) == evicted
-        assert [log.read(i) for i in range(len(log)) if i not in evicted] == [p for i, (_, p) in enumerate(told) if i not in evicted]
+        assert [log.read(i) for i in range(len(log)) if i not in evicted] == [
+            p for i, (_, p) in enumerate(told) if i not in evicted
+        ]
         log.close()
 
 

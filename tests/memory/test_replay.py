@@ -180,9 +180,9 @@ def test_eviction_gives_up_what_is_stale_and_what_is_too_much_and_both_stay_in_t
     sources = [hashlib.sha256(picture).hexdigest() for picture in pictures]
     shard = opened(segment_bytes=1)
     for i in range(6):
-        shard.add("p", i, [group(i, sources=(sources[i], sources[0]))], dict(zip(sources, pictures, strict=True)))
+        shard.add("p", i, [group(i, sources=(sources[i], sources[0]))], dict(zip(sources, pictures, strict=True)), (i % 2,))
     before = shard.catalog()
-    assert shard.evict(oldest=3, spare=[1]) == [0, 2]
+    assert shard.evict(oldest=3, cursor=1) == [0, 2]
     assert shard.evict(most=shard.stats()["bytes"] - 1) == [1]
     for found in (shard, opened(segment_bytes=1)):
         assert [r.evicted for r in found.catalog()] == ["stale", "bytes", "stale", "", "", ""]
