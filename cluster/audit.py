@@ -9,8 +9,7 @@ from rich.table import Table
 
 from pixelis.cluster.errors import UsageError
 from pixelis.memory.ledger import Account, Ledger, account
-from pixelis.memory.replay import ReplayShard
-from pixelis.tools.media import MediaStore
+from pixelis.memory.replay import catalogs
 
 ONCE = {"sft": False, "rft": True}
 """Whether a phase trains on each of its trajectories once; `cluster.config` holds the phases to that."""
@@ -22,9 +21,8 @@ def audit(run: Path) -> dict[str, Account]:
     for phase, once in ONCE.items():
         if not (run / "ledger" / phase).is_dir():
             continue
-        shard, ledger = ReplayShard(run / "replay" / phase, [MediaStore(run / "media")]), Ledger(run / "ledger" / phase)
-        found[phase] = account(shard.catalog(), ledger.entries, once)
-        shard.close()
+        ledger = Ledger(run / "ledger" / phase)  # first: it is locked while the run goes on
+        found[phase] = account(catalogs(run / "replay" / phase), ledger.entries, once)
         ledger.close()
     if not found:
         raise UsageError(f"{run}: no run here (no ledger/ of a phase); name a folder like runs/demo")

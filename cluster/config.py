@@ -81,6 +81,16 @@ class ReplaySettings:
     steps_per_call: int = 10
     """Optimizer steps an iteration (`epochs`); `once` takes one."""
     mixture: tuple[Stage, ...] = (Stage(),)
+    shards: int = 1
+    """Replay shards, each an actor with a log of its own."""
+    segment_bytes: int = 64 << 20
+    """Size at which a segment of a shard's log is full: then learners on its node read it from disk, and it can be given up."""
+    keep_bytes: int = 0
+    """Bytes that a shard's log may have (`once`): the oldest segments that the learner has had are given up; 0: keep all."""
+    keep_steps: int = 0
+    """Updates after which what older weights have sampled is given up (`once`), segment by segment; 0: keep all."""
+    strata: Literal["family", "signature"] = "family"
+    """What groups can be drawn by: the kind of question, or the operations of the most frequent chain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +317,9 @@ def _check(config: RunConfig) -> None:
         ("rollout.actors", config.rollout.actors, 1), ("rollout.groups", config.rollout.groups, 1),
         ("rollout.group", config.rollout.group, 1), ("stop.steps", config.stop.steps, 1), ("eval.n", config.eval.n, 0),
         ("rollout.staleness", config.rollout.staleness, 0),
-        ("replay.steps_per_call", config.replay.steps_per_call, 1),
+        ("replay.steps_per_call", config.replay.steps_per_call, 1), ("replay.shards", config.replay.shards, 1),
+        ("replay.segment_bytes", config.replay.segment_bytes, 1), ("replay.keep_bytes", config.replay.keep_bytes, 0),
+        ("replay.keep_steps", config.replay.keep_steps, 0),
         ("save_every", config.save_every, 1), ("learner.ranks", config.learner.ranks, 1),
         ("tools.pool.replicas", config.tools.pool.replicas, 1), ("tools.server.batch", config.tools.server.batch, 1),
         ("tools.server.queue", config.tools.server.queue, 1),
@@ -337,6 +349,8 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(f"tasks.scenes: the demo split has 1 to 2000 scenes a family, {scenes or 'no end'} asked for")
     if config.replay.mode == "epochs" and not all(stage.batch for stage in config.replay.mixture):
         raise ConfigError('replay.mixture: each stage needs a batch, like {until = 100, batch = {"code" = 8, "clip" = 8}}')
+    if config.replay.mode == "epochs" and (config.replay.keep_bytes or config.replay.keep_steps):
+        raise ConfigError('replay.keep_bytes and keep_steps: with replay.mode = "epochs" all that is stored is drawn again')
     if config.phase == "sft" and (config.replay.mode, config.learner.loss) != ("epochs", "imitation"):
         raise ConfigError('phase sft needs replay.mode = "epochs" and learner.loss = "imitation"')
     if config.phase == "rft" and (config.replay.mode, config.learner.loss) != ("once", "grpo"):

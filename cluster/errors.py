@@ -13,7 +13,7 @@ USER_ERRORS = frozenset(
         "pixelis.learners.corridor.CorridorError",
         "pixelis.memory.checkpoint.CheckpointError",
         "pixelis.memory.codec.CodecError",
-        "pixelis.memory.log.LogError",
+        "pixelis.memory.segment.LogError",
         "pixelis.memory.model.ModelError",
         "pixelis.tools.call.ToolFailure",
         "pixelis.tools.decode.MediaError",

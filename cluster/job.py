@@ -10,6 +10,7 @@ from pixelis.actors.score import Outcome
 from pixelis.actors.shift import Shift
 from pixelis.actors.world import NO_SHIFT, Split
 from pixelis.memory.ledger import Place
+from pixelis.memory.replay import RecordId
 from pixelis.memory.trajectory import Version
 from pixelis.memory.weights import Slot
 
@@ -20,7 +21,7 @@ Key = tuple[Kind, int]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Work for one rollout actor: task indices of a split. `(producer, seq)` names it in the replay shard.
+    """Work for one rollout actor: task indices of a split. `(producer, seq)` names it in replay.
 
     The key belongs to the job, not to the actor: a job done twice because an actor died is stored once.
 
@@ -57,7 +58,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a rollout actor tells the driver about a finished job; the groups themselves are in the replay shard.
+    """What a rollout actor tells the driver about a finished job; the groups themselves are in a replay shard.
 
     Example:
         >>> Receipt(("sample", 0), groups=2, sums={"n": 8.0, "reward": 3.0}).mean("reward")
@@ -65,8 +66,8 @@ class Receipt:
     """
 
     key: Key
-    record: int = -1
-    """Its record in the replay shard, -1 for an evaluation."""
+    record: RecordId | None = None
+    """Where it is stored; None for an evaluation."""
     indices: tuple[int, ...] = ()
     """The task indices that were asked."""
     groups: int = 0
@@ -88,7 +89,7 @@ class Receipt:
 class Report:
     """What a rollout actor answers when it is looked at: the jobs it has done since, and those it still holds.
 
-    Example: Report((Receipt(("sample", 3), record=7, groups=2),), held=(("sample", 4),), doing="sample of 8 questions of rft")
+    Example: Report((Receipt(("sample", 3), record=(0, 7), groups=2),), held=(("sample", 4),), doing="sample")
     """
 
     done: tuple[Receipt, ...] = ()

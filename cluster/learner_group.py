@@ -1,6 +1,6 @@
 """The learner's ranks, an actor each, behind the interface that RLlib's Algorithm asks of a learner group.
 
-Every rank takes the batches from the replay shard itself and works on its part of them; the driver sees figures, versions
+Every rank takes the batches from the replay shards itself and works on its part of them; the driver sees figures, versions
 and one flat array of weights, which are the same on all ranks.
 """
 
@@ -31,12 +31,15 @@ from pixelis.cluster.job import Published, Update
 from pixelis.cluster.part import PATIENCE, PartError, answer, name_of, quiet, stack_of, where
 from pixelis.cluster.policy import put, resolve, trained
 from pixelis.cluster.pool import Held, Pool, by_age
+from pixelis.cluster.shard import Shards
 from pixelis.cluster.watchdog import Watchdog, stacks
 from pixelis.learners.learner import Learner
 from pixelis.learners.ranks import Ranks
 from pixelis.memory import checkpoint
 from pixelis.memory.ledger import Place
 from pixelis.memory.model import Model, device_of
+from pixelis.memory.replay import RecordId
+from pixelis.memory.segment import Segments
 from pixelis.memory.trajectory import Version
 from pixelis.memory.weights import Slot
 from pixelis.tools.media import MediaStore
@@ -49,8 +52,8 @@ class LearnerLost(PartError):
 class LearnerPart:
     """The inside of a learner actor: one rank's `Learner`, its pool, and its checkpoints."""
 
-    def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int, rank: int = 0) -> None:
-        self.config, self.shard, self.rank = config, shard, rank
+    def __init__(self, config: RunConfig, root: Path, shards: Shards, epoch: int, rank: int = 0) -> None:
+        self.config, self.shards, self.rank, self.segments = config, shards, rank, Segments()
         quiet()
         source = resolve(config.start)
         model = Model.load(source.folder, config.learner.dtype, device_of(config.learner.gpus), source.card or config.card)
@@ -70,9 +73,9 @@ class LearnerPart:
         """Become one of `size` ranks; returns when all have met."""
         self.learner.join(Ranks.join(self.rank, size, address, self.config.deadline))
 
-    def update(self, records: Sequence[int], first: int, steps: int) -> list[Update]:
-        """Optimizer steps `first`, `first + 1`, ... after taking some more records of the shard into the pool."""
-        read = answer(self.shard.read.remote(list(records)), self.config.deadline, "replay shard") if records else []
+    def update(self, records: Sequence[RecordId], first: int, steps: int) -> list[Update]:
+        """Optimizer steps `first`, `first + 1`, ... after taking some more records of the shards into the pool."""
+        read = self.shards.read(records, self.segments)
         self.pool.add(dict(zip(records, read, strict=True)))
         return [self._step(self.pool.draw(first + i)) for i in range(steps)]
 
@@ -150,9 +153,9 @@ class LearnerGroup:
 
     is_remote, is_local = True, False
 
-    def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int) -> None:
+    def __init__(self, config: RunConfig, root: Path, shards: Shards, epoch: int) -> None:
         self.config, self.watchdog = config, Watchdog(config.watch)
-        self._what = (config, root, shard)
+        self._what = (config, root, shards)
         self.actors: list[ActorHandle] = []
         self.epoch = epoch
         self._plan: tuple[Slot, ...] = ()
@@ -179,7 +182,7 @@ class LearnerGroup:
             self.ask([actor.join.remote(size, where) for actor in self.actors])
         self._where = answer([actor.where.remote() for actor in self.actors], seconds, "learner")
 
-    def begin_update(self, records: Sequence[int], first: int, steps: int) -> list[Any]:
+    def begin_update(self, records: Sequence[RecordId], first: int, steps: int) -> list[Any]:
         """Start some optimizer steps on what was read before and these records; `ask` for what is returned."""
         return [actor.update.remote(records, first, steps) for actor in self.actors]
 
@@ -196,7 +199,7 @@ class LearnerGroup:
             raise LearnerLost(f"rank {ranks} of the learner did not answer within {self.config.deadline:g} s")
         return not late
 
-    def update(self, records: Sequence[int], first: int, steps: int = 1) -> list[Update]:
+    def update(self, records: Sequence[RecordId], first: int, steps: int = 1) -> list[Update]:
         """Some optimizer steps."""
         return self.ask(self.begin_update(records, first, steps))
 

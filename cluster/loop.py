@@ -12,17 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ray.actor import ActorHandle
-
 from pixelis.cluster.config import RunConfig
 from pixelis.cluster.crew import Crew
 from pixelis.cluster.job import Job, Kind, Published, Receipt, Update, total
 from pixelis.cluster.learner_group import LearnerGroup
 from pixelis.cluster.meters import Meters
-from pixelis.cluster.part import answer
+from pixelis.cluster.shard import Shards
 from pixelis.cluster.source import end
 from pixelis.memory.ledger import Began, Ledger, Place, Stepped, Stored, survives
-from pixelis.memory.replay import Record
+from pixelis.memory.replay import Record, RecordId
 
 CALLS = ("calls_ok", "calls_policy", "calls_tool", "calls_infra")
 LOOK = 0.1
@@ -39,9 +37,9 @@ class Loop:
     """
 
     def __init__(
-        self, config: RunConfig, crew: Crew, learners: LearnerGroup, shard: ActorHandle, ledger: Ledger, meters: Meters
+        self, config: RunConfig, crew: Crew, learners: LearnerGroup, shards: Shards, ledger: Ledger, meters: Meters
     ) -> None:
-        self.config, self.crew, self.learners, self.shard = config, crew, learners, shard
+        self.config, self.crew, self.learners, self.shards = config, crew, learners, shards
         self.ledger, self.meters = ledger, meters
         self.step = 0
         """Optimizer steps tried so far."""
@@ -58,9 +56,9 @@ class Loop:
         self.begun = False
         self._deaths = 0
         self._out: set[int] = set()
-        self._stored: dict[int, int] = {}
-        self._read: list[int] = []
-        self._receipts: dict[int, Receipt] = {}
+        self._stored: dict[int, RecordId] = {}
+        self._read: list[RecordId] = []
+        self._receipts: dict[RecordId, Receipt] = {}
 
     def begin(self, state: Mapping[str, Any]) -> None:
         """Start from `state` (of a checkpoint that the learner has restored; empty for a new phase) in a new epoch.
@@ -70,9 +68,9 @@ class Loop:
         self.step, self.cursor, self.infra = (int(state.get(k, 0)) for k in ("step", "cursor", "infra"))
         self.refused = int(state.get("refused", 0))
         self.publish()
-        records: list[Record] = answer(self.shard.catalog.remote(), self.config.deadline, "replay shard")
+        records = {n: r for n, r in self.shards.catalog().items() if not r.evicted}
         gone = {r for e in self.ledger.entries if isinstance(e, Began) for places in e.dropped.values() for r, _ in places}
-        ahead = {n: r for n, r in enumerate(records) if n not in gone and r.indices and r.indices[-1] >= self.cursor}
+        ahead = {n: r for n, r in records.items() if n not in gone and r.indices and r.indices[-1] >= self.cursor}
         began = Began(self.published.version, self.step)
         lost = [n for n, r in ahead.items() if not survives(r.version, [*self.ledger.entries, began])]
         split = [n for n, r in ahead.items() if n not in lost and len({self._iteration(i) for i in r.indices}) > 1]
@@ -81,7 +79,7 @@ class Loop:
         kept = [n for n in ahead if n not in lost and n not in split]
         self._stored = {index: n for n in kept for index in records[n].indices}
         again = self.config.replay.mode == "epochs"
-        self._read = [n for n, r in enumerate(records) if again and r.indices and r.indices[-1] < self.cursor]
+        self._read = [n for n, r in records.items() if again and r.indices and r.indices[-1] < self.cursor]
         self._out, self._receipts, self.begun = set(), {}, True
 
     def round(self) -> list[dict[str, float]]:
@@ -99,6 +97,7 @@ class Loop:
         updates: list[Update] = self.learners.ask(pending)
         self.step += steps
         self.ledger.write(*self._entries(updates))
+        self._make_room()
         before = time.monotonic()
         if self.config.phase != "sft":
             self.publish()
@@ -151,8 +150,9 @@ class Loop:
 
     def _settle(self, receipts: Sequence[Receipt]) -> None:
         """Remember what is stored now."""
-        self.ledger.write(*(Stored(receipt.record) for receipt in receipts))
+        self.ledger.write(*(Stored(r.record) for r in receipts if r.record is not None))
         for receipt in receipts:
+            assert receipt.record is not None
             self.meters.rollouts(receipt)
             self._receipts[receipt.record] = receipt
             self._stored |= dict.fromkeys(receipt.indices, receipt.record)
@@ -163,7 +163,14 @@ class Loop:
         self.meters.count("deaths", self.crew.infra - self._deaths, part="rollout actor")
         self._deaths = self.crew.infra
 
-    def _take(self) -> list[int]:
+    def _make_room(self) -> None:
+        """Give up what the learner has had and nobody will ask for again, if the config sets a bound."""
+        settings = self.config.replay
+        if settings.keep_bytes or settings.keep_steps:
+            oldest = self.step - settings.keep_steps if settings.keep_steps else 0
+            self.shards.evict(settings.keep_bytes, oldest, self.cursor)
+
+    def _take(self) -> list[RecordId]:
         """The records of this iteration; the cursor moves past it."""
         questions = self._questions(0)
         records = sorted({self._stored.pop(i) for i in questions})
@@ -216,6 +223,6 @@ class Loop:
         return out
 
 
-def _places(numbers: Sequence[int], records: Sequence[Record]) -> tuple[Place, ...]:
+def _places(numbers: Sequence[RecordId], records: Mapping[RecordId, Record]) -> tuple[Place, ...]:
     """Every trajectory of some records."""
     return tuple((n, k) for n in numbers for k in range(records[n].trajectories))

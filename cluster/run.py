@@ -129,11 +129,15 @@ class Phase:
         made = PixelisConfig().for_run(self.config, self.root.resolve(), epoch=_next_epoch(self.root))
         with _stderr_to(self.root / "ray.log"):
             algorithm = cast("PixelisAlgorithm", made.build_algo())
-        if self.resumed:
-            self.spent = algorithm.go_on(self.resumed.resolve())["spent"]
-        else:
-            algorithm.begin()
-            self._save(algorithm)  # so that there is always one to go on from
+        try:
+            if self.resumed:
+                self.spent = algorithm.go_on(self.resumed.resolve())["spent"]
+            else:
+                algorithm.begin()
+                self._save(algorithm)  # so that there is always one to go on from
+        except BaseException:
+            algorithm.stop()
+            raise
         return algorithm
 
     def _train(self, algorithm: PixelisAlgorithm, track: Track) -> None:

@@ -1,4 +1,4 @@
-"""The inside of a rollout actor: tasks in, groups to the replay shard, a receipt to the driver. No RLlib here."""
+"""The inside of a rollout actor: tasks in, groups to a replay shard, a receipt to the driver. No RLlib here."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-from ray.actor import ActorHandle
 
 from pixelis.actors.engine import TransformersEngine
 from pixelis.actors.liveness import check_vision
@@ -23,6 +21,7 @@ from pixelis.cluster.config import RunConfig
 from pixelis.cluster.job import Job, Published, Receipt, Report
 from pixelis.cluster.part import answer, quiet
 from pixelis.cluster.policy import open_policy
+from pixelis.cluster.shard import Shards
 from pixelis.cluster.source import open_source
 from pixelis.cluster.tool_pool import ToolPool
 from pixelis.memory.codec import encode
@@ -47,11 +46,11 @@ class Runner:
         self,
         config: RunConfig,
         root: Path,
-        shard: ActorHandle | None,
+        shards: Shards | None,
         version: Version = (0, 0),
         keeper: Any = None,
     ) -> None:
-        self.config, self.root, self.shard, self.keeper, self._version = config, root, shard, keeper, version
+        self.config, self.root, self.shards, self.keeper, self._version = config, root, shards, keeper, version
         self._workers: dict[tuple[Split, bool, Shift], RolloutWorker] = {}
         quiet()
 
@@ -85,7 +84,7 @@ class Runner:
         return Toolbox(self.store, backend, self.config.tools.deadline)
 
     def run(self, job: Job, published: Published | None = None) -> Receipt:
-        """Do one job under the published weights. Groups are durable in the shard when the receipt comes back."""
+        """Do one job under the published weights. Groups are durable in a shard when the receipt comes back."""
         start = time.monotonic()
         self._pull(published)
         worker = self._worker(job.split, equally=job.kind == "evaluate", shift=job.shift)
@@ -97,9 +96,8 @@ class Runner:
             return Receipt(job.key, sums=sums, outcomes=tuple(outcomes), episodes=episodes)
         act: Callable[[Sequence[int]], list[Group]] = worker.recite if job.kind == "recite" else worker.sample
         groups = act(job.indices)
-        assert self.shard is not None
-        stored: Any = self.shard.add.remote(job.producer, job.seq, encode(groups), indices=job.indices)
-        record = answer(stored, self.config.deadline, "replay shard")
+        assert self.shards is not None
+        record = self.shards.add(job.producer, job.seq, encode(groups), job.indices)
         sums = sums_of([t for g in groups for t in g.trajectories], start)
         retries = self.toolbox.retried - before[0], worker.repeated - before[1]
         refused, worker.refused = tuple(worker.refused), []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pixelis.memory.codec import CodecError, decode
 from pixelis.memory.log import Log
+from pixelis.memory.replay import folders
 from pixelis.memory.trajectory import Group, Trajectory, Turn
 from pixelis.tools.call import ToolCall, ToolResult
 from pixelis.tools.frame import View
@@ -232,13 +233,12 @@ def _call_differences(turn: Turn, reader: Reader | None) -> list[str]:
 
 
 def _of_shard(path: Path) -> Iterator[Trajectory]:
-    log = Log(path / "log")
-    try:
+    for folder in folders(path):
+        log = Log(folder / "log", readonly=True)
         for number in range(len(log)):
-            for group in decode(log.read(number)):
-                yield from group.trajectories
-    finally:
-        log.close()
+            if number not in log.evicted:
+                for group in decode(log.read(number)):
+                    yield from group.trajectories
 
 
 def _of_json(path: Path) -> Iterator[Trajectory]:
