@@ -23,6 +23,7 @@ from ray.tune import PlacementGroupFactory
 
 from pixelis.actors.world import Split
 from pixelis.cluster import equipment
+from pixelis.cluster.adaptation import Adaptation
 from pixelis.cluster.config import RunConfig, changed
 from pixelis.cluster.crew import Bug, Crew
 from pixelis.cluster.errors import is_users
@@ -252,7 +253,8 @@ class PixelisAlgorithm(Algorithm):
         assert group is not None and isinstance(learners, LearnerGroup)
         self.run_config, self.group, self.learners = run, group, learners
         self.crew = Crew(Runners(group), run.deadline, run.watch)
-        self.loop = Loop(run, self.crew, learners, self.shards, self.ledger, Meters(run.name, run.phase))
+        adaptation = Adaptation(run, root, self.crew, learners, None) if run.phase == "ttrl" else None
+        self.loop = Loop(run, self.crew, learners, self.shards, self.ledger, Meters(run.name, run.phase), adaptation)
         self.figures = []
 
     def begin(self) -> None:
@@ -289,6 +291,8 @@ class PixelisAlgorithm(Algorithm):
         try:
             super().cleanup()
             self.ledger.close()
+            if self.loop.adaptation:
+                self.loop.adaptation.close()
         finally:
             self.shards.end()
         equipment.stop(self.run_config, self.keeper)

@@ -103,6 +103,78 @@ def demo(resume: Resume = False, dashboard: Dashboard = False) -> None:
         _stopped(stopped, "pixelis demo --resume")
 
 
+@app.command()
+def adapt(
+    checkpoint: Annotated[Path, typer.Argument(help="A policy folder, a checkpoint, or a run.")],
+    stream: Annotated[
+        str,
+        typer.Argument(help="A file of questions like tasks.jsonl, or a shift of PixelWorld like lighting:0.7 (or two: a,b)."),
+    ],
+    name: Annotated[str, typer.Option(help="The run: runs/NAME.")] = "adapt",
+    config: Annotated[str, typer.Option(help="A file like configs/ttrl.toml, or the name of one that comes along.")] = "ttrl",
+    n: Annotated[int, typer.Option("--n", help="Questions of a shifted stream.", min=1)] = 800,
+    sets: Set = None,
+    resume: Resume = False,
+    dashboard: Dashboard = False,
+) -> None:
+    """Learn at test time from questions that nobody has the key of (Pixel TTRL).
+
+    Each question is asked several times; the rollouts vote, the winner is the answer, and a clear vote is learned from. Answers
+    go to runs/NAME/answers.jsonl before anything is learned from them, and what was decided to runs/NAME/journal.jsonl. What a
+    file says of answers is not read; a shift is rendered, and scored at the end, by processes of their own.
+
+    Examples:
+
+    * `pixelis adapt runs/demo lighting:0.7`
+    * `pixelis adapt runs/demo my/tasks.jsonl --name mine --set learner.lr=2e-5`
+    * `pixelis adapt runs/demo lighting:0.7 --resume`
+    """
+    from pixelis.cluster.adapt import adapt as run
+    from pixelis.cluster.run import Interrupted
+
+    try:
+        folder = run(checkpoint, stream, name, config, sets or [], n, resume, dashboard)
+    except Interrupted as stopped:
+        words = ["pixelis", "adapt", str(checkpoint), stream, "--name", name, *(f"--set {one}" for one in sets or []), "--resume"]
+        _stopped(stopped, " ".join(words))
+    print(folder)
+
+
+@app.command("stream")
+def render_stream(
+    shift: Annotated[str, typer.Argument(help="lighting, motion or noise, each with :SEVERITY; commas between several.")],
+    folder: Annotated[Path, typer.Argument(help="Where tasks.jsonl and media go.")],
+    key: Annotated[Path, typer.Option(help="Where the answers go: not into that folder.")],
+    n: Annotated[int, typer.Option("--n", help="Questions.", min=1)] = 800,
+    family: Annotated[list[str] | None, typer.Option(help="code, clip or tally; may be repeated. [default: code, clip]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which scenes. [default: drawn]", min=0)] = None,
+) -> None:
+    """Render a stream of PixelWorld's questions under a shift, for test-time training, and apart from it their answers.
+
+    Example: `pixelis stream lighting:0.7 asked --key key.jsonl --n 400`
+    """
+    import secrets
+
+    from pixelis.cluster.stream import render
+
+    render(shift, folder, key, family or ["code", "clip"], n, secrets.randbelow(2**20) if seed is None else seed)
+
+
+@app.command("score")
+def score_answers(
+    answers: Annotated[Path, typer.Argument(help="A file like runs/adapt/answers.jsonl.")],
+    key: Annotated[Path, typer.Argument(help="The key of the stream.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Figures as JSON.")] = False,
+) -> None:
+    """How many answers to a stream are right: all, its first and last quarter, by family and shift, and those given for sure.
+
+    Example: `pixelis score runs/adapt/answers.jsonl key.jsonl`
+    """
+    from pixelis.cluster.stream import command
+
+    command(answers, key, as_json)
+
+
 @app.command("eval")
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A policy folder, a checkpoint, or a run.")],

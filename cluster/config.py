@@ -21,7 +21,7 @@ from pixelis.tools.backend import Learned
 from pixelis.tools.limits import MediaLimits
 from pixelis.tools.server import ServerSettings
 
-Phase = Literal["sft", "rft"]
+Phase = Literal["sft", "rft", "ttrl"]
 ANY = "any"
 """In a mixture: of all families alike."""
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -44,7 +44,10 @@ class TaskSettings:
     traces: str = ""
     """A file of demonstrations (docs/traces.md) that SFT imitates in place of the teacher's."""
     file: str = ""
-    """A file of questions with answers (docs/tasks.md) that RFT asks, over and over, in place of PixelWorld's."""
+    """A file of questions (docs/tasks.md): with answers, which RFT asks over and over in place of PixelWorld's, or for TTRL,
+    which asks each once and drops what the file says of their answers."""
+    rounds: int = 1
+    """How often TTRL goes through its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +322,7 @@ def _check(config: RunConfig) -> None:
         ("rollout.staleness", config.rollout.staleness, 0),
         ("replay.steps_per_call", config.replay.steps_per_call, 1), ("replay.shards", config.replay.shards, 1),
         ("replay.segment_bytes", config.replay.segment_bytes, 1), ("replay.keep_bytes", config.replay.keep_bytes, 0),
-        ("replay.keep_steps", config.replay.keep_steps, 0),
+        ("replay.keep_steps", config.replay.keep_steps, 0), ("tasks.rounds", config.tasks.rounds, 1),
         ("save_every", config.save_every, 1), ("learner.ranks", config.learner.ranks, 1),
         ("tools.pool.replicas", config.tools.pool.replicas, 1), ("tools.server.batch", config.tools.server.batch, 1),
         ("tools.server.queue", config.tools.server.queue, 1),
@@ -342,8 +345,8 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(f"tasks.scenes: name each of {', '.join(config.tasks.families)}, not {', '.join(scenes)}")
     if config.tasks.traces and config.phase != "sft":
         raise ConfigError(f"tasks.traces: demonstrations are for phase sft, this is {config.phase}; questions go to tasks.file")
-    if config.tasks.file and config.phase != "rft":
-        raise ConfigError(f"tasks.file: questions are for phase rft, this is {config.phase}; demonstrations go to tasks.traces")
+    if config.tasks.file and config.phase == "sft":
+        raise ConfigError("tasks.file: questions are for phases rft and ttrl, this is sft; demonstrations go to tasks.traces")
     own = config.tasks.traces or config.tasks.file
     if config.tasks.split == "demo" and not own and not 0 < max(scenes.values(), default=0) <= 2000:
         raise ConfigError(f"tasks.scenes: the demo split has 1 to 2000 scenes a family, {scenes or 'no end'} asked for")
@@ -355,6 +358,8 @@ def _check(config: RunConfig) -> None:
         raise ConfigError('phase sft needs replay.mode = "epochs" and learner.loss = "imitation"')
     if config.phase == "rft" and (config.replay.mode, config.learner.loss) != ("once", "grpo"):
         raise ConfigError('phase rft needs replay.mode = "once" and learner.loss = "grpo"')
+    if config.phase == "ttrl" and (config.replay.mode, config.learner.loss) != ("once", "ttrl"):
+        raise ConfigError('phase ttrl needs replay.mode = "once" and learner.loss = "ttrl"')
 
 
 def _check_lora(learner: LearnerSettings) -> None:

@@ -8,13 +8,17 @@ from typing import Any, Literal
 
 from pixelis.actors.score import Outcome
 from pixelis.actors.shift import Shift
+from pixelis.actors.stream import Answer
 from pixelis.actors.world import NO_SHIFT, Split
+from pixelis.learners.collapse import Seen
+from pixelis.memory.journal import Entry
 from pixelis.memory.ledger import Place
+from pixelis.memory.remembered import Row
 from pixelis.memory.replay import RecordId
 from pixelis.memory.trajectory import Version
 from pixelis.memory.weights import Slot
 
-Kind = Literal["recite", "sample", "evaluate"]
+Kind = Literal["recite", "sample", "evaluate", "judge"]
 Key = tuple[Kind, int]
 """What tells jobs of one run apart while they are on their way: kind and `seq`."""
 
@@ -79,6 +83,12 @@ class Receipt:
     """Evaluated episodes, encoded (`evaluate` only)."""
     refused: tuple[str, ...] = ()
     """Traces that were not stored, and why (`recite` only)."""
+    answers: tuple[Answer, ...] = ()
+    """Of each question (`judge` only), as the next two."""
+    rows: tuple[Row | None, ...] = ()
+    """How each would be remembered; None for what was not accepted."""
+    seen: tuple[Seen, ...] = ()
+    """What the collapse alarm looks at."""
 
     def mean(self, name: str) -> float:
         """Mean over the trajectories that count, 0 without any."""
@@ -108,6 +118,8 @@ class Update:
     figures: dict[str, float]
     trained: tuple[Place, ...] = ()
     dropped: dict[str, tuple[Place, ...]] = field(default_factory=dict)
+    entries: tuple[Entry, ...] = ()
+    """For the journal (phase `ttrl` only)."""
 
 
 def total(receipts: Sequence[Receipt]) -> Receipt:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pixelis.cluster.config import ANY, ConfigError, ReplaySettings, Stage
+from pixelis.learners.judged import Judged
 from pixelis.memory.ledger import Place
 from pixelis.memory.replay import RecordId
 from pixelis.memory.trajectory import Group
@@ -21,6 +22,8 @@ class Held:
     record: RecordId
     first: int
     """Which of the record's trajectories is the group's first."""
+    judged: Judged | None = None
+    """With the verdict on it (phase `ttrl`)."""
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -47,14 +50,15 @@ class Pool:
         self._fresh: list[Held] = []
         self._families: dict[str, list[Held]] = {}
 
-    def add(self, records: Mapping[RecordId, Sequence[Group]]) -> None:
+    def add(self, records: Mapping[RecordId, Sequence[Group | Judged]]) -> None:
         """Take the groups of some records in."""
         for number, groups in records.items():
             first = 0
-            for group in groups:
+            for one in groups:
+                group, judged = (one.group, one) if isinstance(one, Judged) else (one, None)
                 family = group.trajectories[0].family
                 kept = self._fresh if self.settings.mode == "once" else self._families.setdefault(family, [])
-                kept.append(Held(group, number, first))
+                kept.append(Held(group, number, first, judged))
                 first += len(group)
         for kept in (self._fresh, *self._families.values()):
             kept.sort(key=lambda held: (held.group.task_id, held.group.trajectories[0].id))

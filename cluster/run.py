@@ -154,6 +154,7 @@ class Phase:
                         bar.say(f"step {loop.step}: all rollouts of 50 updates earned the same {name}: it teaches nothing")
                         self.alarmed.add(name)
                 self._tell_refused(loop, bar)
+                self._tell_news(loop, bar)
                 bar.to(loop.step, algorithm.figures[-1])
                 if self.stop.asked:
                     raise Interrupted(self.config.phase, self._save(algorithm))
@@ -170,6 +171,13 @@ class Phase:
             bar.say(f"not learned from: {line}")
         if before <= TOLD < loop.refused:
             bar.say(f"not learned from: more than {TOLD}; pixelis traces check {self.config.tasks.traces} tells them all")
+
+    def _tell_news(self, loop: Loop, bar: Bar) -> None:
+        """Say what test-time training has to say."""
+        if loop.adaptation:
+            told, loop.adaptation.news = loop.adaptation.news, []
+            for line in told:
+                bar.say(f"step {loop.step}: {line}")
 
     def _recover(self, algorithm: PixelisAlgorithm, lost: PartError, track: Track) -> None:
         """A learner rank is lost: all are rebuilt from the newest checkpoint, a few times."""

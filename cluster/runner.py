@@ -19,14 +19,18 @@ from pixelis.actors.world import NO_SHIFT, Split
 from pixelis.cluster.backlog import Backlog
 from pixelis.cluster.config import RunConfig
 from pixelis.cluster.job import Job, Published, Receipt, Report
+from pixelis.cluster.judge import Judge
 from pixelis.cluster.part import answer, quiet
 from pixelis.cluster.policy import open_policy
 from pixelis.cluster.shard import Shards
-from pixelis.cluster.source import open_source
+from pixelis.cluster.source import Rounds, asked, open_source
 from pixelis.cluster.tool_pool import ToolPool
+from pixelis.learners.collapse import seen
+from pixelis.learners.judged import encode as encode_judged
 from pixelis.memory.codec import encode
 from pixelis.memory.lora import adapt, trains_vision
 from pixelis.memory.model import device_of
+from pixelis.memory.recall import EpisodeMemory
 from pixelis.memory.trajectory import Group, Trajectory, Version
 from pixelis.memory.weights import unflatten
 from pixelis.tools.backend import tools
@@ -87,8 +91,10 @@ class Runner:
         """Do one job under the published weights. Groups are durable in a shard when the receipt comes back."""
         start = time.monotonic()
         self._pull(published)
-        worker = self._worker(job.split, equally=job.kind == "evaluate", shift=job.shift)
+        worker = self._worker(job.split, equally=job.kind in ("evaluate", "judge"), shift=job.shift)
         before = self.toolbox.retried, worker.repeated
+        if job.kind == "judge":
+            return self._judge(job, start)
         if job.kind == "evaluate":
             outcomes, trajectories = worker.evaluate(job.indices)
             episodes = encode([Group(t.task_id, (t,)) for t in trajectories]) if trajectories else b""
@@ -103,6 +109,42 @@ class Runner:
         refused, worker.refused = tuple(worker.refused), []
         sums |= {"call_retries": float(retries[0]), "episode_retries": float(retries[1]), "refused": float(len(refused))}
         return Receipt(job.key, record, job.indices, len(groups), sums, refused=refused)
+
+    @cached_property
+    def recall(self) -> EpisodeMemory | None:
+        """What accepted questions of this run have left behind."""
+        return None
+
+    @cached_property
+    def questions(self) -> Rounds:
+        """Those that nobody has the key of."""
+        return asked(self.config.tasks, self.store)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Who asks them."""
+        config, engine = self.config, self.engine
+        worker = RolloutWorker(self.questions, self.toolbox, Renderer(engine.model), engine, config.rollout, config.seed)
+        return Judge(worker, self.recall, config.learner.ttrl)
+
+    def _judge(self, job: Job, start: float) -> Receipt:
+        """Answer questions; what may be learned from them is durable in a shard when the receipt comes back."""
+        before = self.toolbox.retried, self.judge.worker.repeated
+        tasks = {index: self.questions.task(index) for index in job.indices}
+        served = self.judge.serve(tasks, self.engine.version)
+        judged = [one.judged for one in served.values() if one.judged]
+        assert self.shards is not None
+        record = self.shards.add(job.producer, job.seq, encode_judged(judged), job.indices)
+        sums = sums_of([t for one in judged for t in one.group.trajectories], start)
+        sums |= {
+            "call_retries": float(self.toolbox.retried - before[0]),
+            "episode_retries": float(self.judge.worker.repeated - before[1]),
+        }
+        return Receipt(
+            job.key, record, job.indices, len(judged), sums,
+            answers=tuple(one.answer for one in served.values()), rows=tuple(one.row for one in served.values()),
+            seen=tuple(seen(one.verdict, one.decision) for one in judged),
+        )  # fmt: skip
 
     def look(self, split: Split, published: Published | None = None) -> float:
         """Vision liveness: see `actors.liveness.check_vision`."""

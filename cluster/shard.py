@@ -103,7 +103,11 @@ class Shards:
         return shard, self._ask([shard], lambda _, actor: actor.add.remote(producer, seq, groups, indices))[shard]
 
     def read(self, ids: Sequence[RecordId], segments: Segments) -> list[list[Group]]:
-        """The groups of some records: of sealed segments on this node from disk by `segments`, others from the shard."""
+        """The groups of some records."""
+        return [decode(data) for data in self.encoded(ids, segments)]
+
+    def encoded(self, ids: Sequence[RecordId], segments: Segments) -> list[Any]:
+        """Some records' bytes: of sealed segments on this node from disk by `segments`, others from the shard."""
         here, found = ray.get_runtime_context().get_node_id(), dict[RecordId, Any]()
         asked = _by_shard(ids)
         for shard, (node, spans) in self._ask(asked, lambda shard, actor: actor.spans.remote(asked[shard])).items():
@@ -113,7 +117,7 @@ class Shards:
         rest = _by_shard(id for id in ids if id not in found)
         for shard, encoded in self._ask(rest, lambda shard, actor: actor.encoded.remote(rest[shard])).items():
             found |= {(shard, number): memoryview(data) for number, data in zip(rest[shard], encoded, strict=True)}
-        return [decode(found[id]) for id in ids]
+        return [found[id] for id in ids]
 
     def catalog(self) -> dict[RecordId, Record]:
         """What every record is."""

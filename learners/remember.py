@@ -33,9 +33,9 @@ def remembered(task: Task, ballots: Sequence[Ballot], verdict: Verdict, decision
     )  # fmt: skip
 
 
-def neighbours(found: Found) -> tuple[Neighbour, ...]:
-    """What was found, as voters."""
-    items = [(hit.item, hit.similarity) for hit in found.hits]
+def neighbours(found: Found, before: int | None = None) -> tuple[Neighbour, ...]:
+    """What was found, as voters; with `before` only what weights of an earlier step have led to."""
+    items = [(hit.item, hit.similarity) for hit in found.hits if before is None or hit.item.version[1] < before]
     return tuple(
         Neighbour(Ballot(item.id, item.answer, item.media, item.looks, item.invalid, item.tokens), similarity)
         for item, similarity in items
