@@ -412,6 +412,92 @@ def example_traces(
     print(example(folder, n))
 
 
+memory = typer.Typer(
+    no_args_is_help=True,
+    help="""What a run remembers of accepted episodes: questions, chains, answers and keys, never pixels (docs/memory.md).
+
+RUN is a run that is not going on, or its memory folder. `pixelis memory search RUN photo.jpg "..."` shows which episodes
+would vote on a question.
+""",
+)
+app.add_typer(memory, name="memory")
+Remembering = Annotated[Path, typer.Argument(metavar="RUN", help="A run that is not going on, or its memory folder.")]
+
+
+@memory.command("stats")
+def stats_of_memory(
+    run: Remembering, as_json: Annotated[bool, typer.Option("--json", help="The counts as JSON.")] = False
+) -> None:
+    """Count what each shard holds: episodes, bytes, media, forgotten media; and which weights made the keys.
+
+    Example: `pixelis memory stats runs/ttrl`
+    """
+    from pixelis.cluster.recall import stats
+
+    stats(run, as_json)
+
+
+@memory.command("search")
+def search_memory(
+    run: Remembering,
+    file: Annotated[Path, typer.Argument(help="An image or a clip.")],
+    question: str,
+    kind: Annotated[str, typer.Option(help="What it asks for: text, number or choice.")] = "text",
+    count: Annotated[int, typer.Option("-k", "--count", help="Episodes to find.", min=1)] = 8,
+    policy: Annotated[
+        Path | None, typer.Option(help="Whose towers made the keys: a policy folder. [default: as memory.json says]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The hits as JSON.")] = False,
+) -> None:
+    """Find the episodes that would vote on a question about a picture, with their similarity s = 0.4 text + 0.6 pixels.
+
+    Episodes on the very same picture are left out, and of near-duplicates all but one.
+
+    Example: `pixelis memory search runs/ttrl photo.jpg "What is the code on the red plate?"`
+    """
+    from pixelis.cluster.recall import search
+
+    if kind not in ("text", "number", "choice"):
+        raise UsageError(f"--kind {kind}: an answer is text, number or choice")
+    search(run, file, question, kind, count, policy, as_json)  # type: ignore[arg-type]  # checked above
+
+
+@memory.command("verify")
+def verify_memory(run: Remembering) -> None:
+    """Read every record, and ask every index what an exact search finds. Exits with 1 when anything is wrong.
+
+    Example: `pixelis memory verify runs/ttrl`
+    """
+    from pixelis.cluster.recall import verify
+
+    if not verify(run):
+        raise typer.Exit(1)
+
+
+@memory.command("export")
+def export_memory(run: Remembering, out: Annotated[Path, typer.Argument(help="A .jsonl or .arrow file to write.")]) -> None:
+    """Write all episodes to a file, without media; an .arrow file has the keys too.
+
+    Example: `pixelis memory export runs/ttrl episodes.jsonl`
+    """
+    from pixelis.cluster.recall import export
+
+    print(f"{export(run, out)} episodes -> {out}")
+
+
+@memory.command("forget")
+def forget_media(
+    run: Remembering, media: Annotated[list[str], typer.Argument(help="Files, or the sha256 of their bytes.")]
+) -> None:
+    """Forget every episode on some pictures or clips, for good: no file of the memory holds a byte of them afterwards.
+
+    Example: `pixelis memory forget runs/ttrl photo.jpg`
+    """
+    from pixelis.cluster.recall import forget
+
+    print(f"{forget(run, media)} episodes forgotten")
+
+
 @app.command()
 def audit(run: Annotated[Path, typer.Argument(help="A run that is not going on, like runs/demo.")]) -> None:
     """Prove that every stored trajectory of a run was trained on, dropped with a reason, or is pending: each exactly once.

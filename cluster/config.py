@@ -210,8 +210,10 @@ def build(cls: Any, raw: Mapping[str, Any], where: str = "config", prefix: str =
     values = {key: _convert(types[key], value, where, prefix + key) for key, value in raw.items()}
     try:
         return cls(**values)
-    except TypeError as e:
-        raise ConfigError(f"{where}: {e}") from e
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"{where}: {f'[{prefix[:-1]}] ' if prefix else ''}{e}") from e
 
 
 def _found(path: Path) -> Path:
@@ -376,5 +378,5 @@ def _check_lora(learner: LearnerSettings) -> None:
         raise ConfigError("learner.train_vision: with adapters, learner.lora.targets says whether vision trains")
     if lora.rank and learner.matrix_lr:
         raise ConfigError("learner.matrix_lr: Muon is for whole matrices; with learner.lora.rank set it to 0")
-    if lora.rank and lora.dropout and learner.loss == "grpo":
+    if lora.rank and lora.dropout and learner.loss != "imitation":
         raise ConfigError("learner.lora.dropout: for imitation only; rollouts were sampled without it")

@@ -234,8 +234,8 @@ class Learner:
         self.version = (self.version[0], self.version[1] + 1)
         if questions and draft:
             figures |= self._commit(questions, figures)
-            told = {"beta": beta, "kl_after": figures.get(self._probed), "weights_out": self.flat().hash()}
-            self.entries.append(tried(draft, True, figures, **told))
+            after = figures.get(self._probed)
+            self.entries.append(tried(draft, True, figures, beta=beta, kl_after=after, weights_out=self.flat().hash()))
         self.refill.keep(_groups(samples, self.version[1]) if self.settings.loss == "grpo" else [])
         return {**figures, "skipped": 0.0, "non_finite": 0.0}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -174,8 +174,8 @@ GOOD = "good-"
 def tried(draft: Update, kept: bool, figures: Mapping[str, float], **told: Any) -> Accepted | Discarded:
     """The journal's entry of an update that was tried: `draft` with what came of it."""
     sound = {name: float(value) for name, value in figures.items() if math.isfinite(value)}
-    whole = replace(draft, figures=sound, **{name: _number(value) for name, value in told.items()})
-    made = {name: getattr(whole, name) for name in Update.__dataclass_fields__}
+    whole = replace(draft, figures=sound, **told)
+    made = {field.name: _number(getattr(whole, field.name)) for field in fields(Update)}
     return Accepted(**made) if kept else Discarded(**made)
 
 

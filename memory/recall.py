@@ -56,9 +56,13 @@ class Here:
         """Call a method of the shard."""
         return self._thread.submit(getattr(self.shard, method), *given)
 
+    def rest(self) -> None:
+        """End the thread, when it has done what it was asked."""
+        self._thread.shutdown()
+
     def close(self) -> None:
         """Let another process open the shard."""
-        self._thread.shutdown()
+        self.rest()
         self.shard.close()
 
 
