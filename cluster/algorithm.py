@@ -229,7 +229,8 @@ class PixelisAlgorithm(Algorithm):
         run = changed(config.run, config.sets)
         root = config.root or Path(self.logdir)
         self.ledger = Ledger(root / "ledger" / run.phase)
-        self.shards = start_shards(run.replay, root, run.phase, run.deadline * PATIENT)
+        kept = run.replay
+        self.shards = start_shards(root, run.phase, run.deadline * PATIENT, kept.shards, kept.segment_bytes, kept.strata)
         try:
             self._around(config, run, root)
         except BaseException:

@@ -17,7 +17,7 @@ ALLOWED = {
     "cluster": {"tools", "memory", "actors", "learners", "cluster"},
 }
 HEAVY = ("ray", "torch", "transformers", "mlflow", "matplotlib")
-VALUES = ("trajectory", "codec", "replay", "task")
+VALUES = ("trajectory", "codec", "replay", "task", "fence", "log", "rows", "sampler", "segment")
 NO_TORCH = [*sorted((ROOT / "tools").glob("*.py")), *(ROOT / "memory" / f"{name}.py" for name in VALUES)]
 
 
