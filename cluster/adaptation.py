@@ -24,7 +24,7 @@ from pixelis.learners.canary import Canary
 from pixelis.learners.collapse import Collapse
 from pixelis.memory.codec import encode
 from pixelis.memory.journal import Accepted, Discarded, Journal, RolledBack, read
-from pixelis.memory.recall import EpisodeMemory
+from pixelis.memory.recall import Handle, store
 from pixelis.memory.trajectory import Group
 
 ANSWERS = "answers.jsonl"
@@ -72,7 +72,7 @@ class Adaptation:
         >>> adaptation.learned(updates, receipts)                           # doctest: +SKIP
     """
 
-    def __init__(self, config: RunConfig, root: Path, crew: Crew, learners: LearnerGroup, memory: EpisodeMemory | None) -> None:
+    def __init__(self, config: RunConfig, root: Path, crew: Crew, learners: LearnerGroup, memory: Sequence[Handle]) -> None:
         self.config, self.crew, self.learners, self.memory = config, crew, learners, memory
         settings = config.learner.ttrl
         self.canary, self.collapse = Canary(settings.canary), Collapse(settings.collapse)
@@ -119,8 +119,8 @@ class Adaptation:
         asked = [pair for r in receipts for pair in zip(r.answers, r.rows, strict=True)]
         self.abstained += sum(answer.abstained for answer, _ in asked)
         rows = [row for answer, row in asked if row is not None and answer.id in kept]
-        if self.memory is not None and rows:
-            self.memory.add(rows)
+        if self.memory and rows:
+            store(self.memory, rows)
         told = {
             "commits": self.commits, "rollbacks": self.rollbacks, "answered": len(self.answers.given),
             **{f"stream_{name}": value for name, value in self.collapse.figures().items()},

@@ -30,6 +30,7 @@ from pixelis.cluster.errors import is_users
 from pixelis.cluster.job import Job, Published, Report
 from pixelis.cluster.learner_group import LearnerGroup, bundle
 from pixelis.cluster.loop import Loop
+from pixelis.cluster.memory import RayShard, start_memory
 from pixelis.cluster.meters import Meters
 from pixelis.cluster.part import PartError, name_of, stack_of
 from pixelis.cluster.runner import Runner
@@ -51,7 +52,7 @@ class RolloutActor(EnvRunner):
         assert config.run is not None and config.root is not None
         self._called = f"Rollout({config.run.phase}, {kwargs.get('worker_index', 0)})"  # asked for even if the rest fails
         super().__init__(config=config, **kwargs)
-        self.runner = Runner(config.run, config.root, config.shards, (config.epoch, 0), config.keeper)
+        self.runner = Runner(config.run, config.root, config.shards, (config.epoch, 0), config.keeper, config.memory)
 
     def apply(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """Seam: every remote call passes here. The stock one turns any exception into a dead actor (`sys.exit`), which is
@@ -129,6 +130,7 @@ class PixelisConfig(AlgorithmConfig):
         self.root: Path | None = None
         self.shards: Shards | None = None
         self.keeper: Any = None
+        self.memory: list[RayShard] = []
         self.epoch = 0
         self.environment(env=None, observation_space=gym.spaces.Discrete(2), action_space=gym.spaces.Discrete(2))
         self.env_runners(
@@ -209,6 +211,7 @@ class PixelisAlgorithm(Algorithm):
     ledger: Ledger
     shards: Shards
     keeper: Any
+    memory: list[RayShard]
     figures: list[dict[str, float]]
 
     @classmethod
@@ -230,7 +233,8 @@ class PixelisAlgorithm(Algorithm):
         run = changed(config.run, config.sets)
         root = config.root or Path(self.logdir)
         self.ledger = Ledger(root / "ledger" / run.phase)
-        self.shards = start_shards(run.replay, root, run.phase, run.deadline * PATIENT)
+        kept = run.replay
+        self.shards = start_shards(root, run.phase, run.deadline * PATIENT, kept.shards, kept.segment_bytes, kept.strata)
         try:
             self._around(config, run, root)
         except BaseException:
@@ -240,8 +244,10 @@ class PixelisAlgorithm(Algorithm):
     def _around(self, config: PixelisConfig, run: RunConfig, root: Path) -> None:
         """All parts beside the shards, and the loop."""
         self.keeper = equipment.start(run, root)
+        self.memory = start_memory(root / "memory", run.memory.shards) if run.phase == "ttrl" and run.memory.shards else []
         self.config = config = config.copy(copy_frozen=False)
         config.run, config.root, config.shards, config.keeper = run, root, self.shards, self.keeper
+        config.memory = self.memory
         config.epoch = self.ledger.epoch(config.epoch)
         # `Algorithm.setup` makes the group by this name; put back after, for other algorithms in this process
         stock, rllib.EnvRunnerGroup = rllib.EnvRunnerGroup, RolloutGroup  # type: ignore[misc]
@@ -253,7 +259,7 @@ class PixelisAlgorithm(Algorithm):
         assert group is not None and isinstance(learners, LearnerGroup)
         self.run_config, self.group, self.learners = run, group, learners
         self.crew = Crew(Runners(group), run.deadline, run.watch)
-        adaptation = Adaptation(run, root, self.crew, learners, None) if run.phase == "ttrl" else None
+        adaptation = Adaptation(run, root, self.crew, learners, self.memory) if run.phase == "ttrl" else None
         self.loop = Loop(run, self.crew, learners, self.shards, self.ledger, Meters(run.name, run.phase), adaptation)
         self.figures = []
 
@@ -295,6 +301,8 @@ class PixelisAlgorithm(Algorithm):
                 self.loop.adaptation.close()
         finally:
             self.shards.end()
+            for shard in self.memory:
+                ray.kill(shard.actor)
         equipment.stop(self.run_config, self.keeper)
 
     def tools(self) -> dict[str, Any]:

@@ -135,8 +135,8 @@ def adapt(
     try:
         folder = run(checkpoint, stream, name, config, sets or [], n, resume, dashboard)
     except Interrupted as stopped:
-        words = ["pixelis", "adapt", str(checkpoint), stream, "--name", name, *(f"--set {one}" for one in sets or []), "--resume"]
-        _stopped(stopped, " ".join(words))
+        words = ["pixelis", "adapt", str(checkpoint), stream, "--name", name, *(f"--set {one}" for one in sets or [])]
+        _stopped(stopped, " ".join([*words, "--resume"]))
     print(folder)
 
 
@@ -146,7 +146,7 @@ def render_stream(
     folder: Annotated[Path, typer.Argument(help="Where tasks.jsonl and media go.")],
     key: Annotated[Path, typer.Option(help="Where the answers go: not into that folder.")],
     n: Annotated[int, typer.Option("--n", help="Questions.", min=1)] = 800,
-    family: Annotated[list[str] | None, typer.Option(help="code, clip or tally; may be repeated. [default: code, clip]")] = None,
+    family: Annotated[list[str] | None, typer.Option(help="code, clip or tally; repeatable. [default: code, clip]")] = None,
     seed: Annotated[int | None, typer.Option(help="Which scenes. [default: drawn]", min=0)] = None,
 ) -> None:
     """Render a stream of PixelWorld's questions under a shift, for test-time training, and apart from it their answers.

@@ -16,7 +16,9 @@ from pixelis.actors.rollout import RolloutSettings
 from pixelis.actors.world import FAMILIES, Split
 from pixelis.cluster.grant import PoolSettings
 from pixelis.learners.learner import LearnerSettings
+from pixelis.memory.encoder import EncoderSettings
 from pixelis.memory.model import Card
+from pixelis.memory.select import RecallSettings
 from pixelis.tools.backend import Learned
 from pixelis.tools.limits import MediaLimits
 from pixelis.tools.server import ServerSettings
@@ -114,6 +116,16 @@ class ToolConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """The episode memory of test-time training (docs/memory.md)."""
+
+    shards: int = 1
+    """Actors that hold it; 0: there is none, and nobody votes but the rollouts of the question."""
+    recall: RecallSettings = field(default_factory=RecallSettings)
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+
+
+@dataclass(frozen=True, slots=True)
 class StopSettings:
     """When a phase ends: after `steps` optimizer steps, or at a gate on the dev split."""
 
@@ -155,6 +167,7 @@ class RunConfig:
     learner: LearnerSettings = field(default_factory=LearnerSettings)
     replay: ReplaySettings = field(default_factory=ReplaySettings)
     tools: ToolConfig = field(default_factory=ToolConfig)
+    memory: MemorySettings = field(default_factory=MemorySettings)
     stop: StopSettings = field(default_factory=StopSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
     save_every: int = 50
@@ -325,7 +338,7 @@ def _check(config: RunConfig) -> None:
         ("replay.steps_per_call", config.replay.steps_per_call, 1), ("replay.shards", config.replay.shards, 1),
         ("replay.segment_bytes", config.replay.segment_bytes, 1), ("replay.keep_bytes", config.replay.keep_bytes, 0),
         ("replay.keep_steps", config.replay.keep_steps, 0), ("tasks.rounds", config.tasks.rounds, 1),
-        ("save_every", config.save_every, 1), ("learner.ranks", config.learner.ranks, 1),
+        ("memory.shards", config.memory.shards, 0), ("save_every", config.save_every, 1), ("learner.ranks", config.learner.ranks, 1),
         ("tools.pool.replicas", config.tools.pool.replicas, 1), ("tools.server.batch", config.tools.server.batch, 1),
         ("tools.server.queue", config.tools.server.queue, 1),
         ("rollout.gpus", config.rollout.gpus, 0), ("learner.gpus", config.learner.gpus, 0),

@@ -29,8 +29,9 @@ from pixelis.learners.collapse import seen
 from pixelis.learners.judged import encode as encode_judged
 from pixelis.memory.codec import encode
 from pixelis.memory.lora import adapt, trains_vision
-from pixelis.memory.model import device_of
-from pixelis.memory.recall import EpisodeMemory
+from pixelis.memory.encoder import encoders
+from pixelis.memory.model import Model, device_of
+from pixelis.memory.recall import EpisodeMemory, Handle
 from pixelis.memory.trajectory import Group, Trajectory, Version
 from pixelis.memory.weights import unflatten
 from pixelis.tools.backend import tools
@@ -53,8 +54,12 @@ class Runner:
         shards: Shards | None,
         version: Version = (0, 0),
         keeper: Any = None,
+        memory: Sequence[Handle] = (),
     ) -> None:
+        """`memory`: the shards of the episode memory, for `judge`."""
         self.config, self.root, self.shards, self.keeper, self._version = config, root, shards, keeper, version
+        self.memory = memory
+        self.episodes: EpisodeMemory | None = None
         self._workers: dict[tuple[Split, bool, Shift], RolloutWorker] = {}
         quiet()
 
@@ -77,8 +82,16 @@ class Runner:
         """The policy, loaded from where the phase starts."""
         config = self.config
         model = open_policy(config.start, config.learner.dtype, device_of(config.rollout.gpus), config.card)
+        self._remember(model)
         adapt(model, config.learner.lora)
         return TransformersEngine(model, self.store, Renderer(model).stop, self._version)
+
+    def _remember(self, model: Model) -> None:
+        """Open the episode memory with the towers that the phase starts from: keys of others could not be compared."""
+        if self.memory:
+            settings = self.config.memory
+            frozen = model.with_eyes_of_its_own()
+            self.episodes = EpisodeMemory(self.memory, *encoders(frozen, self.store, settings.encoder), settings.recall)
 
     @cached_property
     def toolbox(self) -> Toolbox:
@@ -111,11 +124,6 @@ class Runner:
         return Receipt(job.key, record, job.indices, len(groups), sums, refused=refused)
 
     @cached_property
-    def recall(self) -> EpisodeMemory | None:
-        """What accepted questions of this run have left behind."""
-        return None
-
-    @cached_property
     def questions(self) -> Rounds:
         """Those that nobody has the key of."""
         return asked(self.config.tasks, self.store)
@@ -125,7 +133,7 @@ class Runner:
         """Who asks them."""
         config, engine = self.config, self.engine
         worker = RolloutWorker(self.questions, self.toolbox, Renderer(engine.model), engine, config.rollout, config.seed)
-        return Judge(worker, self.recall, config.learner.ttrl)
+        return Judge(worker, self.episodes, config.learner.ttrl)
 
     def _judge(self, job: Job, start: float) -> Receipt:
         """Answer questions; what may be learned from them is durable in a shard when the receipt comes back."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import ray
@@ -20,9 +20,6 @@ from pixelis.memory.sampler import Key
 from pixelis.memory.segment import Segments, Span
 from pixelis.memory.trajectory import Group
 from pixelis.tools.media import MediaStore
-
-if TYPE_CHECKING:  # its imports would take a shard's process seconds
-    from pixelis.cluster.config import ReplaySettings
 
 STRATA: dict[str, Callable[[Group], str]] = {"family": family, "signature": signature}
 
@@ -79,7 +76,8 @@ class Shard:
         return self.replay.evict(most, oldest, cursor)
 
     def __repr__(self) -> str:
-        return f"Replay({'/'.join(self.root.parts[self.root.parts.index('replay') + 1 :])})"
+        phase = self.root.parent if self.root.name.startswith("shard-") else self.root
+        return f"Replay({self.root.relative_to(phase.parent)})"
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Shards:
     what it was told twice it stores once. PartError when it is late again.
 
     Example:
-        >>> shards = start_shards(config.replay, root, "rft", 150.0)          # doctest: +SKIP
+        >>> shards = start_shards(root, "rft", 150.0, count=2)                  # doctest: +SKIP
         >>> shards.read([shards.add("run/rft/0", 3, encode(groups), (6, 7))])  # doctest: +SKIP
     """
 
@@ -175,20 +173,22 @@ class Shards:
             return answer(ask(shard, actor), self.deadline, part)
 
 
-def start_shards(settings: ReplaySettings, root: Path, phase: str, deadline: float) -> Shards:
-    """The shards of one phase, under `root/replay/PHASE`: detached actors, which outlive a driver that is killed.
+def start_shards(
+    root: Path, phase: str, deadline: float, count: int = 1, segment_bytes: int = 64 << 20, strata: str = "family"
+) -> Shards:
+    """The shards of one phase, `count` or as many as it has, under `root/replay/PHASE`.
 
+    They are detached actors, which outlive a driver that is killed.
     A run that goes on takes over those that still live; whoever ends in good order calls `end`. Ray restarts them when
     they die, and sends again what died with them. LogError when the log of one is damaged.
     """
     make: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Shard)
     once = {"namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True, "scheduling_strategy": "SPREAD"}
-    places = folders(root / "replay" / phase, settings.shards)
+    places = folders(root / "replay" / phase, count)
     made = [
-        make.options(name=name_of("replay", root, phase, shard), **once)
-        .remote(folder, root / "media", settings.segment_bytes, settings.strata)
+        make.options(name=name_of("replay", root, phase, shard), **once).remote(folder, root / "media", segment_bytes, strata)
         for shard, folder in enumerate(places)
-    ]  # fmt: skip
+    ]
     shards = Shards(tuple(made), deadline)
     try:
         shards._ask(range(len(made)), lambda _, actor: actor.refresh.remote())

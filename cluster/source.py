@@ -83,12 +83,24 @@ def looked_at(config: RunConfig) -> RunConfig:
     if config.phase == "ttrl":
         steps = min(config.stop.steps, math.ceil(config.tasks.rounds * len(file) / config.rollout.groups))
         config = replace(config, stop=replace(config.stop, steps=steps))
+        _averaged(config)
     elif file.answered < len(file):
         unknown = len(file) - file.answered
         raise TaskError(f"{path}: {unknown} of {len(file)} questions have no answer: RFT is rewarded for right ones")
     if missing := file.missing():
         raise TaskError(missing)
     return replace(config, tasks=replace(tasks, file=str(path)))
+
+
+def _averaged(config: RunConfig) -> None:
+    """ConfigError for an average that still is the start when the run ends."""
+    settings = config.learner.ttrl
+    if settings.anchor != "ema":
+        return
+    try:
+        settings.ema.check(config.stop.steps)
+    except ValueError as error:
+        raise ConfigError(f"learner.ttrl.ema.{error}") from error
 
 
 def _mixable(config: RunConfig, file: QuestionFile) -> None:

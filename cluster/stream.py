@@ -1,4 +1,4 @@
-"""`pixelis stream` and `pixelis score`: questions without answers, and what the answers to them came to. Who adapts uses neither."""
+"""`pixelis stream` and `pixelis score`: questions without answers, and what the answers to them came to."""
 
 from __future__ import annotations
 

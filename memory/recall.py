@@ -94,15 +94,8 @@ class EpisodeMemory:
         return self.add(list(zip(items, keys, strict=True)))
 
     def add(self, rows: Sequence[Row]) -> int:
-        """`remember` with keys made already.
-
-        Raises: AwayError naming a shard that did not acknowledge: send them again, none is stored twice.
-        """
-        parts: dict[tuple[int, Space], list[Row]] = defaultdict(list)
-        for item, keys in rows:
-            parts[shard_of(item.id, len(self.shards)), keys.space].append((item, keys))
-        asked = [(self.shards[n], self.shards[n].ask("add", encode(to_table(part)))) for (n, _), part in parts.items()]
-        return sum(_answer(future, handle, PATIENCE, "make episodes durable") for handle, future in asked)
+        """`remember` with keys made already: see `store`."""
+        return store(self.shards, rows)
 
     def recall(self, task: Task) -> Found:
         """Neighbours of a question."""
@@ -147,6 +140,18 @@ class EpisodeMemory:
         """Counts of each shard by its name. AwayError for one that does not answer."""
         asked = [(handle, handle.ask("stats")) for handle in self.shards]
         return {handle.name: _answer(future, handle, PATIENCE, "count its rows") for handle, future in asked}
+
+
+def store(shards: Sequence[Handle], rows: Sequence[Row]) -> int:
+    """Make episodes durable with their keys, each once by its id; returns how many are new.
+
+    Raises: AwayError naming a shard that did not acknowledge: send them again, none is stored twice.
+    """
+    parts: dict[tuple[int, Space], list[Row]] = defaultdict(list)
+    for item, keys in rows:
+        parts[shard_of(item.id, len(shards)), keys.space].append((item, keys))
+    asked = [(shards[n], shards[n].ask("add", encode(to_table(part)))) for (n, _), part in parts.items()]
+    return sum(_answer(future, handle, PATIENCE, "make episodes durable") for handle, future in asked)
 
 
 def shard_of(id: str, shards: int) -> int:

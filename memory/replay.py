@@ -19,8 +19,9 @@ from typing import Any, Protocol
 from pixelis.memory.codec import decode, encode
 from pixelis.memory.fence import Fence
 from pixelis.memory.log import Log
+from pixelis.memory.rows import Column, Rows
 from pixelis.memory.sampler import Key, Sampler
-from pixelis.memory.segment import Span
+from pixelis.memory.segment import Segments, Span
 from pixelis.memory.trajectory import Group, Version
 from pixelis.tools.media import MediaStore
 
@@ -84,6 +85,8 @@ class ReplayShard:
         self.records: list[Record] = []
         self.sampler = Sampler()
         self._numbers: dict[tuple[str, int], int] = {}
+        self._segments = Segments()
+        self._rows = Rows(self._encoded)
         self._decoded: OrderedDict[int, list[Group]] = OrderedDict()
         self._keep = decoded
         self._duplicates = 0
@@ -138,6 +141,10 @@ class ReplayShard:
         """(record, which of its groups) of so many groups of each stratum, drawn by their priorities: see `Sampler.draw`."""
         return self.sampler.draw(batch, seed)
 
+    def gather(self, keys: Sequence[Key]) -> dict[str, Column]:
+        """Tokens and log-probs of every trajectory of some groups, as one array each: see `memory.rows`."""
+        return self._rows.gather(keys)
+
     def prioritise(self, keys: Sequence[Key], priorities: Sequence[float]) -> None:
         """Set what groups are drawn in proportion to; 1 until then, and again after the shard was opened anew."""
         self.sampler.prioritise(keys, priorities)
@@ -177,6 +184,7 @@ class ReplayShard:
 
     def close(self) -> None:
         """Let go of the files."""
+        self._segments.close()
         self._log.close()
 
     def _admit(self, records: Sequence[Record]) -> None:
@@ -198,12 +206,17 @@ class ReplayShard:
             self.references.subtract(record.media)
             self.records[number] = replace(record, evicted=why)
             self._decoded.pop(number, None)
+        self._rows.forget(numbers)
         self.references = +self.references
         self._drop_media(numbers)
 
     def _drop_media(self, numbers: Collection[int]) -> None:
         for sha in {sha for number in numbers for sha in self.records[number].media} - self.references.keys():
             self.media.remove(sha)
+
+    def _encoded(self, number: int) -> bytes | memoryview:
+        span = self._log.span(self._known(number))
+        return self._log.read(number) if span is None else self._segments.read(span)
 
     def _known(self, number: int) -> int:
         if not 0 <= number < len(self.records):
@@ -212,7 +225,7 @@ class ReplayShard:
 
     def _groups(self, number: int) -> list[Group]:
         if self._known(number) not in self._decoded:
-            self._decoded[number] = decode(self._log.read(number))
+            self._decoded[number] = decode(self._encoded(number))
             if len(self._decoded) > self._keep:
                 self._decoded.popitem(last=False)
         self._decoded.move_to_end(number)

@@ -59,7 +59,7 @@ class Segments:
         <memory at 0x7f2f4c0b5e80>
     """
 
-    def __init__(self, most: int = 64) -> None:
+    def __init__(self, most: int = 16) -> None:
         self._most = most
         self._maps: OrderedDict[str, tuple[int, mmap.mmap]] = OrderedDict()
 
@@ -69,6 +69,11 @@ class Segments:
         if span.frame.end > size or intact(data, span.frame.offset, number) != span.frame:
             raise LogError(f"{span.path}: damaged record {number} at byte {span.frame.offset} of {size}")
         return memoryview(data)[span.frame.body : span.frame.end]
+
+    @property
+    def files(self) -> list[str]:
+        """What is mapped now."""
+        return list(self._maps)
 
     def _mapped(self, path: str) -> tuple[int, mmap.mmap]:
         """(bytes that the file has now, its map): what lies beyond the file's end must not be touched."""

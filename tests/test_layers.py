@@ -17,7 +17,10 @@ ALLOWED = {
     "cluster": {"tools", "memory", "actors", "learners", "cluster"},
 }
 HEAVY = ("ray", "faiss", "torch", "transformers", "mlflow", "matplotlib")
-VALUES = ("trajectory", "codec", "replay", "task", "remembered", "select", "episodes", "recall")
+VALUES = (
+    "trajectory", "codec", "replay", "task", "fence", "log", "rows", "sampler", "segment", "remembered", "select", "episodes",
+    "recall",
+)  # fmt: skip
 NO_TORCH = [*sorted((ROOT / "tools").glob("*.py")), *(ROOT / "memory" / f"{name}.py" for name in VALUES)]
 
 

@@ -175,6 +175,25 @@ def test_sealed_records_are_decoded_where_they_lie_in_aligned_columns(opened):
     assert [decode(data) for data in shard.encoded([5, 0])] == shard.read([5, 0])
 
 
+def test_columns_are_gathered_without_decoding_from_sealed_and_open_segments(opened):
+    shard = opened(segment_bytes=6000)
+    two = Group("task9", (*group(9, tokens=5).trajectories, *(replace(t, id="other") for t in group(9, tokens=2).trajectories)))
+    shard.add("p", 0, [group(0), two, group(1, tokens=0)], {SHA: PICTURE})
+    fill(shard, 4, "q")
+    keys = [(0, 1), (4, 0), (0, 2), (0, 1)]
+    wanted = [t for number, k in keys for t in shard.read([number])[0][k].trajectories]
+    for found in (shard.gather(keys), shard.gather(keys)):
+        for name, arrays in (("tokens", [t.tokens for t in wanted]), ("logprobs", [t.logprobs[t.mask] for t in wanted])):
+            column = found[name]
+            assert len(column.offsets) == len(wanted) + 1 == 7
+            assert all(
+                (column.values[a:b] == row).all() for a, b, row in zip(column.offsets, column.offsets[1:], arrays, strict=False)
+            )
+            assert column.values.dtype == arrays[0].dtype and column.offsets[-1] == len(column.values)
+    with pytest.raises(IndexError):
+        shard.gather([(0, 3)])
+
+
 def test_eviction_gives_up_what_is_stale_and_what_is_too_much_and_both_stay_in_the_catalog(opened):
     pictures = [bytes([i]) * 50 for i in range(6)]
     sources = [hashlib.sha256(picture).hexdigest() for picture in pictures]
