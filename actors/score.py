@@ -34,8 +34,12 @@ def reward(trajectory: Trajectory, gold: GoldTask, settings: RewardSettings) -> 
     """Reward by component. ValueError for an episode that ended by infrastructure: it has no reward."""
     if trajectory.status in ("infra", "cancelled"):
         raise ValueError(f"{trajectory.id} ended by {trajectory.status}: it must not be rewarded")
+    return {"answer": settings.answer * correct(trajectory, gold), **costs(trajectory, settings)}
+
+
+def costs(trajectory: Trajectory, settings: RewardSettings) -> dict[str, float]:
+    """What a chain costs, by component (paper 5.5): all of the reward that needs no key."""
     return {
-        "answer": settings.answer * correct(trajectory, gold),
         "invalid": -settings.invalid * trajectory.n_invalid,
         "length": -settings.length * max(0, trajectory.chain_length - settings.free),
         "duplicate": -settings.duplicate * sum(repeated(steps(trajectory))),
