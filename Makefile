@@ -1,5 +1,5 @@
 # Every target sets up what it needs on a fresh machine with Python 3.11 or newer; `make demo` and `make test` first.
-BENCHES := engine fuzz learner loop media reliability replay round storm tools vote weights
+BENCHES := engine fuzz learner loop media memory reliability replay round storm tools vote weights
 .PHONY: help demo test check lint types fmt bench $(addprefix bench-,$(BENCHES)) bench-infra bench-gpu results-loop results-rft clean
 
 export OMP_WAIT_POLICY := PASSIVE

@@ -39,6 +39,11 @@ def price(trajectory: Trajectory, settings: RewardSettings) -> dict[str, float]:
     """What the chain itself costs, whatever the answer is worth (paper 5.5). ValueError as `reward`."""
     if trajectory.status in ("infra", "cancelled"):
         raise ValueError(f"{trajectory.id} ended by {trajectory.status}: it must not be rewarded")
+    return {"answer": settings.answer * correct(trajectory, gold), **costs(trajectory, settings)}
+
+
+def costs(trajectory: Trajectory, settings: RewardSettings) -> dict[str, float]:
+    """What a chain costs, by component (paper 5.5): all of the reward that needs no key."""
     return {
         "invalid": -settings.invalid * trajectory.n_invalid,
         "length": -settings.length * max(0, trajectory.chain_length - settings.free),

@@ -1,4 +1,4 @@
-"""The episode memory on a cluster: each shard a detached actor that Ray restarts, and what a memory's folder says of its keys."""
+"""The episode memory on a cluster: each shard a detached actor that Ray restarts, and whose keys a memory holds."""
 
 from __future__ import annotations
 

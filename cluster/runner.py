@@ -28,8 +28,8 @@ from pixelis.cluster.tool_pool import ToolPool
 from pixelis.learners.collapse import seen
 from pixelis.learners.judged import encode as encode_judged
 from pixelis.memory.codec import encode
-from pixelis.memory.lora import adapt, trains_vision
 from pixelis.memory.encoder import encoders
+from pixelis.memory.lora import adapt, trains_vision
 from pixelis.memory.model import Model, device_of
 from pixelis.memory.recall import EpisodeMemory, Handle
 from pixelis.memory.trajectory import Group, Trajectory, Version

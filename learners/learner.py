@@ -19,7 +19,7 @@ from pixelis.learners.curiosity import Senses
 from pixelis.learners.heads import Heads, HeadSettings
 from pixelis.learners.intrinsic import Intrinsic, IntrinsicSettings
 from pixelis.learners.judged import Judged
-from pixelis.learners.loss import GrpoSettings, RoleWeights, Told, grpo, imitation, k3_to, told_of, ttrl
+from pixelis.learners.loss import Anchor, GrpoSettings, RoleWeights, Told, grpo, imitation, k3_to, told_of, ttrl
 from pixelis.learners.optimizer import make_optimizer
 from pixelis.learners.probe import Probes, probed
 from pixelis.learners.questions import Questions
@@ -122,7 +122,7 @@ class Learner:
             if steps and settings.ttrl.anchor == "ema":
                 settings.ttrl.ema.check(steps)
             self.ttrl = Ttrl(settings.ttrl, settings.corridor, self.weights())
-        self._anchor = settings.ttrl.anchor if self.ttrl else "start"
+        self._anchor: Anchor = settings.ttrl.anchor if self.ttrl else "start"
         self._k3, self._probed = k3_to(self._anchor), probed(self._anchor)
         self.intrinsic: Intrinsic | None = None
         self._origin: tuple[Reference, FeatureCache] | None = None

@@ -160,7 +160,9 @@ def ttrl(
     share = lessons.acted[acted]
     gains, kl, figures = _surrogate(logprobs[acted], of, settings, anchor)
     imitated = lessons.exemplar + lessons.rehearsal
-    loss = -gradient * (share * gains).sum() + beta * (share * kl).sum() - (imitated * logprobs).sum()
+    loss = -gradient * (share * gains).sum() - (imitated * logprobs).sum()
+    if beta:  # where it weighs nothing it may be beyond all numbers
+        loss = loss + beta * (share * kl).sum()
     told = {"nll_exemplar": _told(-logprobs, lessons.exemplar), "nll_rehearsal": _told(-logprobs, lessons.rehearsal)}
     return loss, {**figures, **told}
 

@@ -1,10 +1,12 @@
 """What makes the keys of the episode memory: the policy's own towers, or a model from a local folder (paper 6.2).
 
-The policy's must be those of phase 1, whatever is trained later: keys of other weights cannot be compared.
+The policy's must be those of phase 1, whatever is trained later, since keys of other weights cannot be compared: an encoder
+keeps copies of the weights that it was made with.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -68,15 +70,17 @@ class Tower:
 
     def __init__(self, model: Model, store: MediaStore) -> None:
         self._model, self._store = model, store
-        self.hash = _digest(f"mean of tokens {model.card}", model.net.model.visual.state_dict().items())
+        self._visual: Any = copy.deepcopy(model.net.model.visual).eval()
+        self.hash = _digest(f"mean of tokens {model.card}", self._visual.state_dict().items())
 
     @torch.no_grad()
     def __call__(self, items: Sequence[str], /) -> np.ndarray:
         """Keys float32 [n, d]. MediaError for a medium that is not in the store, or cannot be decoded."""
-        out = [np.zeros(self._model.net.config.vision_config.out_hidden_size, np.float32)][:0]
+        out = []
         for sha in items:
             patches, grids = zip(*(self._model.patches(view, self._store) for view in shown(sha, self._store)), strict=True)
-            tokens = torch.cat([features.pooled for features in self._model.encode(patches, grids)])
+            pixels = torch.from_numpy(np.concatenate(patches)).to(self._visual.device, self._visual.dtype)
+            tokens = self._visual(pixels, grid_thw=torch.tensor(grids, device=pixels.device), return_dict=True).pooler_output
             out.append(tokens.float().mean(0).cpu().numpy())
         return np.array(out, np.float32)
 

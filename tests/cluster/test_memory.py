@@ -1,4 +1,4 @@
-"""The episode memory's shards on a real Ray: killed under load, nothing acknowledged is lost, and answers say what they lack."""
+"""The episode memory on a real Ray: killed under load nothing acknowledged is lost, and answers say what they lack."""
 
 from __future__ import annotations
 
