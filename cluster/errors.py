@@ -10,6 +10,7 @@ USER_ERRORS = frozenset(
         "pixelis.actors.shift.ShiftError",
         "pixelis.cluster.config.ConfigError",
         "pixelis.cluster.errors.UsageError",
+        "pixelis.cluster.submit.ClusterError",
         "pixelis.learners.corridor.CorridorError",
         "pixelis.memory.checkpoint.CheckpointError",
         "pixelis.memory.codec.CodecError",
