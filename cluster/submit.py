@@ -179,7 +179,7 @@ def script(job: Submission, python: str, resume: bool) -> str:
 
 
 def _refuse(why: str) -> str:
-    return f'{{ echo "pixelis: $(uname -n)" {shlex.quote(why)}; exit 2; }}'
+    return f'{{ echo "pixelis: $(uname -n)" {shlex.quote(why)} >&2; exit 2; }}'
 
 
 def submit(config: Path, sets: Sequence[str], resume: bool, address: str | None, follow: bool) -> int:
