@@ -21,7 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import requests
+import aiohttp
+import requests  # type: ignore[import-untyped]
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -108,10 +109,10 @@ class Submission:
     @classmethod
     def of(cls, job: Any) -> Submission:
         """From Ray's JobDetails of one of our jobs."""
-        told = job.metadata
-        words = {key: told[key] for key in ("run", "phase", "folder", "command")}
-        numbers = {key: int(told[key]) for key in ("steps", "grace")}
-        return cls(job.submission_id, **words, **numbers, status=job.status.value, since=(job.start_time or 0) / 1000)
+        told: dict[str, Any] = job.metadata
+        kept = {key: told[key] for key in ("run", "phase", "folder", "command")}
+        kept |= {key: int(told[key]) for key in ("steps", "grace")}
+        return cls(job.submission_id, **kept, status=job.status.value, since=(job.start_time or 0) / 1000)
 
 
 def connect(address: str | None, start: str = "ray start --head") -> Client:
@@ -307,6 +308,8 @@ def _follow(client: JobSubmissionClient, job: Submission) -> int:
     except KeyboardInterrupt:
         print(f"\n{job.id} goes on; `pixelis stop {job.id}` stops it", file=sys.stderr)
         return 130
+    except (RuntimeError, aiohttp.ClientError) as error:
+        raise ClusterError(f"lost the cluster ({_last(str(error))}); {job.id} may go on: `pixelis jobs`") from error
     info = client.get_job_info(job.id)
     print(f"{job.id} {info.status.value}", file=sys.stderr)
     return {JobStatus.SUCCEEDED: 0, JobStatus.STOPPED: 130}.get(info.status, info.driver_exit_code or 1)
