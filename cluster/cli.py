@@ -35,6 +35,15 @@ rollout actors, a replay shard, a learner.
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change one setting, like stop.steps=50; may be repeated.")]
 Dashboard = Annotated[bool, typer.Option("--dashboard", help="Start the Ray dashboard too.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="The cluster's dashboard, like http://host:8265. [default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or the Ray "
+        "that was started on this machine]"
+    ),
+]
+Follow = Annotated[bool, typer.Option("--follow", help="Print what it says until it ends; Ctrl-C ends the printing only.")]
+Job = Annotated[str, typer.Argument(help="A job's id, or a run's name: its newest job.", metavar="ID|RUN")]
 
 
 @app.callback(invoke_without_command=True)
@@ -85,6 +94,64 @@ def train(
     from pixelis.cluster.report import write_report
 
     print(write_report(folder))
+
+
+@app.command()
+def submit(
+    config: Annotated[Path, typer.Argument(help="As for `pixelis train`.")],
+    sets: Set = None,
+    resume: Resume = False,
+    address: Address = None,
+    follow: Follow = False,
+) -> None:
+    """Run one phase as a job of a Ray cluster (`ray start --head`): it goes on when this terminal is closed.
+
+    It is `pixelis train` on the cluster's head node, in the folder where you are: `runs/` is here, and paths mean the same. The
+    config is taken as it is now, --set included; later edits change nothing. A cluster of other machines must see this
+    folder and this Python at the same paths; the job says so when it does not.
+
+    Examples:
+
+    * `pixelis submit configs/rft.toml --set start=runs/sft --follow`
+    * `pixelis submit configs/rft.toml --set start=runs/sft --resume` (after `pixelis stop rft`)
+    """
+    from pixelis.cluster.submit import submit as run
+
+    raise typer.Exit(run(config, sets or [], resume, address, follow))
+
+
+@app.command()
+def jobs(address: Address = None, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """List submitted runs: status, since when, and how far the run is, if its folder can be seen from here."""
+    from pixelis.cluster.submit import show
+
+    show(address, as_json)
+
+
+@app.command()
+def logs(
+    job: Job,
+    follow: Follow = False,
+    address: Address = None,
+) -> None:
+    """Print what a submitted run says.
+
+    Example: `pixelis logs rft --follow`
+    """
+    from pixelis.cluster.submit import logs as run
+
+    raise typer.Exit(run(job, follow, address))
+
+
+@app.command()
+def stop(job: Job, address: Address = None) -> None:
+    """Stop a submitted run as Ctrl-C stops one here: it finishes its step and saves it. Says what is saved and how to go on.
+
+    Example: `pixelis stop rft`
+    """
+    from pixelis.cluster.submit import stop as run
+
+    run(job, address)
 
 
 @app.command()

@@ -11,6 +11,7 @@ USER_ERRORS = frozenset(
         "pixelis.actors.stream.StreamError",
         "pixelis.cluster.config.ConfigError",
         "pixelis.cluster.errors.UsageError",
+        "pixelis.cluster.submit.ClusterError",
         "pixelis.learners.corridor.CorridorError",
         "pixelis.memory.checkpoint.CheckpointError",
         "pixelis.memory.codec.CodecError",
