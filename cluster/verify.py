@@ -124,7 +124,8 @@ def verify_file(path: Path, id: str | None = None, media: Path | None = None) ->
 def read(path: Path) -> Iterator[Trajectory]:
     """The stored trajectories of a run (its held-out ones), a replay folder, a .arrow file or a JSON file."""
     if path.is_dir() and (path / "log").is_dir():
-        yield from _of_shard(path)
+        for group in read_groups(path):
+            yield from group.trajectories
     elif path.is_dir():
         files = sorted(path.glob("heldout-*.arrow"))
         if not files:
@@ -232,13 +233,13 @@ def _call_differences(turn: Turn, reader: Reader | None) -> list[str]:
     return [f"stored call: the sampled tokens say {said.to_json() if said else 'no call'}"]
 
 
-def _of_shard(path: Path) -> Iterator[Trajectory]:
+def read_groups(path: Path) -> Iterator[Group]:
+    """All that the shards of a phase still hold, under a folder like runs/demo/replay/rft. LogError for a damaged one."""
     for folder in folders(path):
         log = Log(folder / "log", readonly=True)
         for number in range(len(log)):
             if number not in log.evicted:
-                for group in decode(log.read(number)):
-                    yield from group.trajectories
+                yield from decode(log.read(number))
 
 
 def _of_json(path: Path) -> Iterator[Trajectory]:

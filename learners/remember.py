@@ -35,8 +35,11 @@ def remembered(task: Task, ballots: Sequence[Ballot], verdict: Verdict, decision
 
 def neighbours(found: Found, before: int | None = None) -> tuple[Neighbour, ...]:
     """What was found, as voters; with `before` only what weights of an earlier step have led to."""
-    items = [(hit.item, hit.similarity) for hit in found.hits if before is None or hit.item.version[1] < before]
     return tuple(
-        Neighbour(Ballot(item.id, item.answer, item.media, item.looks, item.invalid, item.tokens), similarity)
-        for item, similarity in items
+        neighbour(hit.item, hit.similarity) for hit in found.hits if before is None or hit.item.version[1] < before
     )
+
+
+def neighbour(item: Remembered, similarity: float) -> Neighbour:
+    """A remembered episode as a voter."""
+    return Neighbour(Ballot(item.id, item.answer, item.media, item.looks, item.invalid, item.tokens), similarity)

@@ -74,6 +74,8 @@ def test_settings_override_the_file() -> None:
         ("learner={loss='grpo', lora={rank=4, dropout=0.1}}", "learner.lora.dropout: for imitation only"),
         ("rollout.gpus=-1.0", "rollout.gpus: -1.0 is below 0"),
         ("learner.heads.box=-0.2", "learner.heads.box: -0.2 is below 0"),
+        ("replay.shards=0", "replay.shards: 0 is below 1"),
+        ("replay.keep_bytes=9", "all that is stored is drawn again"),
         ("steps", "write key=value"),
     ],
 )
