@@ -48,7 +48,8 @@ def figures(keys: Sequence[Key], answers: Sequence[Answer]) -> dict[str, dict[st
     """
     known = {key.id: key for key in keys}
     quarter = max(1, len(answers) // 4)
-    parts: dict[str, Sequence[Answer]] = {"all": answers, "first quarter": answers[:quarter], "last quarter": answers[-quarter:]}
+    parts: dict[str, Sequence[Answer]] = {"all": answers}
+    parts |= {"first quarter": answers[:quarter], "last quarter": answers[-quarter:]}
     for name in ("family", "shift"):
         for value in dict.fromkeys(getattr(key, name) for key in keys):
             parts[value or "no shift"] = [one for one in answers if one.id in known and getattr(known[one.id], name) == value]
