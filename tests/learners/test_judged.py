@@ -57,6 +57,6 @@ def test_it_is_stored_as_groups_with_judgements_and_read_again() -> None:
     assert codec.decode(data) == [one.group, other.group], "as any reader of groups sees it"
     again = json.loads(json.dumps(asdict(one.judgement)))
     assert Judged.read(one.group, Judgement(**{**again, "version": tuple(again["version"])})) == one
-    assert one.judgement.version == (0, 1) and other.judgement.version == (0, 2)
+    assert one.judgement.version == (0, 1)
     with pytest.raises(codec.CodecError, match="nobody voted"):
         judged.decode(codec.encode([one.group]))
