@@ -18,7 +18,8 @@ from pixelis.tools.call import ToolCall, ToolResult
 
 def rollout(name: str, answer: str | None, status: str = "finished", **rewards: float) -> Trajectory:
     call, result = ToolCall("OCR", {"on": "img0"}), ToolResult(True, "OCR", data={"text": answer or ""})
-    turns = (Turn((5,), (6,), (-0.5,), call=call, result=result, version=(0, len(name))), Turn((5,), (7,), (-0.5,)))
+    version = (0, len(name))
+    turns = (Turn((5,), (6,), (-0.5,), (), call, result, version), Turn((5,), (7,), (-0.5,), version=version))
     return Trajectory(name, "t3", "?", (), turns, answer, status, dict(rewards))  # type: ignore[arg-type]
 
 
@@ -46,7 +47,7 @@ def test_a_verdict_on_other_rollouts_and_a_reward_by_a_key_are_refused() -> None
     with pytest.raises(ValueError, match=r"group t3 of \['a', 'b', 'c', 'd'\] with a verdict on \['a', 'b', 'c'\]"):
         made(SOME, SOME[:3])
     with pytest.raises(ValueError, match="d was rewarded by an answer key"):
-        made([*SOME[:3], rollout("d", "B2", answer=0.0)])
+        made([*SOME[:3], replace(SOME[3], rewards={"answer": 0.0})])
 
 
 def test_it_is_stored_as_groups_with_judgements_and_read_again() -> None:
@@ -56,6 +57,6 @@ def test_it_is_stored_as_groups_with_judgements_and_read_again() -> None:
     assert codec.decode(data) == [one.group, other.group], "as any reader of groups sees it"
     again = json.loads(json.dumps(asdict(one.judgement)))
     assert Judged.read(one.group, Judgement(**{**again, "version": tuple(again["version"])})) == one
-    assert one.judgement.version == (0, 1) and other.judgement.version == (0, 2)
+    assert one.judgement.version == (0, 1)
     with pytest.raises(codec.CodecError, match="nobody voted"):
         judged.decode(codec.encode([one.group]))
