@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -23,7 +22,6 @@ from pixelis.memory.recall import PATIENCE, EpisodeMemory, Here, folders
 from pixelis.memory.remembered import SCHEMA, from_table, is_sha
 from pixelis.memory.select import Found, RecallSettings
 from pixelis.memory.task import AnswerType, Task
-from pixelis.tools.file import read_file
 from pixelis.tools.media import MediaStore
 
 FORMATS = (".jsonl", ".arrow")
@@ -133,7 +131,8 @@ def export(path: Path, out: Path) -> int:
 
 def forget(path: Path, what: list[str]) -> int:
     """Forgets all episodes on some media, each given as a file or a sha256; returns how many there were."""
-    hashes = [one if is_sha(one) else hashlib.sha256(read_file(one)).hexdigest() for one in what]
+    store = MediaStore()
+    hashes = [one if is_sha(one) else store.add_file(one) for one in what]
     with opened(memory_of(path)) as shards:
         return sum(shard.forget(hashes) for shard in shards)
 
