@@ -4,9 +4,11 @@ Usage: python bench/replay.py [ROWS ...]
 
 A row is a group of one trajectory: 64 tokens, half of them with a log-prob; 100 to a record. All three buffers hold the same
 rows and return, for 64 of them drawn by priority (RLlib's: uniformly, it has no priorities), their tokens and log-probs as
-arrays. TorchRL is left out unless it is installed, in an environment of its own:
+arrays. TorchRL is left out unless it is installed, in an environment of its own that shares our torch:
 
-    uv venv runs/cache/torchrl && VIRTUAL_ENV=runs/cache/torchrl uv pip install torchrl numpy
+    uv venv --python .venv/bin/python runs/cache/torchrl
+    echo $PWD/.venv/lib/python3.11/site-packages > runs/cache/torchrl/lib/python3.11/site-packages/ours.pth
+    VIRTUAL_ENV=runs/cache/torchrl uv pip install --no-deps torchrl tensordict pyvers orjson
 """
 
 import gc

@@ -79,7 +79,6 @@ class Log:
         """Make one record durable, then return its number. After an OSError the record is not in the log."""
         with self._guard():
             if self._end >= self.limit:
-                os.close(self._fd)
                 self._open(self._segment + 1, 0)
             os.ftruncate(self._fd, self._end)  # what an earlier append left behind when the disk was full
             record = pack(len(self), key, payload)
@@ -146,8 +145,10 @@ class Log:
         return self.root / f"{segment:08d}{suffix}"
 
     def _open(self, segment: int, end: int) -> None:
-        self._fd = os.open(self._path(segment), os.O_RDWR | os.O_CREAT, 0o644)
-        self._segment, self._end = segment, end
+        fd = os.open(self._path(segment), os.O_RDWR | os.O_CREAT, 0o644)  # may find no room: then the old one is still open
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._segment, self._end = fd, segment, end
         sync(self.root)
 
     def _admit(self, segment: int, frame: Frame, key: bytes) -> None:
