@@ -287,7 +287,7 @@ def _begun(client: JobSubmissionClient, job: Submission) -> str:
 
     if _wait(PATIENCE, look):
         return found[0]
-    return f"{job.id} is submitted, and has not begun within {PATIENCE:g} s: {client.get_job_info(job.id).message}"
+    return f"{job.id} is submitted, and has not begun within {PATIENCE:g} s: {_reason([], client.get_job_info(job.id).message)}"
 
 
 def _reason(lines: Sequence[str], message: str | None) -> str:
