@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
@@ -53,6 +53,8 @@ class Size:
     out: Path
     work: Path
     start: Path
+    sets: tuple[str, ...] = ()
+    """What changes ours.toml, to try it."""
 
 
 WHOLE = Size(
@@ -70,8 +72,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--set", action="append", default=[], help="changes ours.toml; what is kept goes to runs/trl-set/ then")
     asked = parser.parse_args()
     size = TINY if asked.tiny else WHOLE
+    if asked.set:
+        size = replace(size, sets=tuple(asked.set), out=ROOT / "runs/trl-set/trl.json")
     if not (size.start / "policy.json").is_file():
         tiny = ["--tiny"] if asked.tiny else []
         subprocess.run([sys.executable, str(HERE / "start.py"), str(size.start), *tiny], check=True)
@@ -104,7 +109,7 @@ def one_seed(size: Size, seed: int) -> dict[str, Any]:
         for row, found in zip(rows, pool.map(measured, tasks), strict=True):
             row.update(found)
     return {
-        "seed": seed, "n": size.n, "date": date.today().isoformat(), "versions": versions() | {"trl": rival_version()},
+        "seed": seed, "n": size.n, "slice": size.slice, "sets": size.sets, "date": date.today().isoformat(), "versions": versions() | {"trl": rival_version()},
         "load": [before, load()], "rows": [{"seed": seed, **row} for row in rows],
         "speed": {one.name: speed(one) for one in programs}, "parts": {way: parts(folder, way) for way in WAYS[1:]},
         "refused": {way: refused(folder, way) for way in WAYS},
@@ -115,10 +120,19 @@ def program(way: str, size: Size, seed: int, folder: Path) -> Program:
     """The command of a way."""
     if way == "trl":
         out = folder / "trl"
-        words = [str(RIVAL), str(HERE / "trainer.py"), str(size.start), str(out), "--seed", str(seed), "--every", str(size.every[way])]
+        words = [
+            str(RIVAL),
+            str(HERE / "trainer.py"),
+            str(size.start),
+            str(out),
+            "--seed",
+            str(seed),
+            "--every",
+            str(size.every[way]),
+        ]
         return Program(way, words, environment(way), out / "steps.jsonl", folder / "trl.log")
-    name = {"name": way, "seed": seed, "start": size.start, "save_every": size.every[way]}
-    sets = [word for key, value in name.items() for word in ("--set", f"{key}={value}")]
+    own = [f"name={way}", f"seed={seed}", f"start={size.start}", f"save_every={size.every[way]}"]
+    sets = [word for one in (*own, *size.sets) for word in ("--set", one)]
     inside = f"import os, sys; os.chdir({str(folder)!r}); from pixelis.cluster.cli import main; main()"
     words = [sys.executable, "-c", inside, "train", str(HERE / "ours.toml"), *sets]
     return Program(way, words, environment(way), folder / "runs" / way / "metrics.jsonl", folder / f"{way}.log")
@@ -127,7 +141,12 @@ def program(way: str, size: Size, seed: int, folder: Path) -> Program:
 def environment(way: str) -> dict[str, str]:
     """Two cores for each: two threads of TRL's one process, one of each of ours."""
     own = {"OMP_NUM_THREADS": "2" if way == "trl" else "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-    quiet = {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+    quiet = {
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONWARNINGS": "ignore",
+    }
     path = {"PYTHONPATH": str(HERE / "uncached")} if way == "pixelis" else {}
     return {**os.environ, **KEEP, **STILL, **own, **quiet, **path}
 
@@ -189,8 +208,8 @@ def speed(one: Program) -> dict[str, float]:
 
 
 def parts(folder: Path, way: str) -> dict[str, float]:
-    """Medians over our updates: seconds in all, those waiting for rollouts, in the update and in handing over weights; and what the
-    tools took in all actors together. Few updates were interrupted, so a median is not."""
+    """Medians over our updates: seconds in all, waiting for rollouts, in the update and in handing over weights, and what tools took
+    in all actors together. Few updates were interrupted, so a median is not."""
     lines = [json.loads(line) for line in (folder / "runs" / way / "metrics.jsonl").read_text().splitlines()[1:]]
     names = ("seconds", "rollout_wait_s", "update_s", "publish_s", "tool_s", "chain_length", "groups_uniform")
     return {name: float(np.median([line[name] for line in lines])) for name in names} if lines else {}
@@ -208,7 +227,9 @@ def refused(folder: Path, way: str) -> float:
 
 def rival_version() -> str:
     """Of TRL."""
-    said = subprocess.run([str(RIVAL), "-c", "from importlib.metadata import version; print(version('trl'))"], capture_output=True)
+    said = subprocess.run(
+        [str(RIVAL), "-c", "from importlib.metadata import version; print(version('trl'))"], capture_output=True
+    )
     return said.stdout.decode().strip()
 
 

@@ -47,7 +47,8 @@ TEMPLATE = (
     "{%- if message.role == 'user' -%}{{ '<|im_start|>user\n' + text(message.content) + '<|im_end|>\n' }}"
     "{%- elif message.role == 'assistant' -%}{{ '<|im_start|>assistant\n' + text(message.content) }}"
     "{%- for call in message.tool_calls or [] -%}{%- set f = call.function -%}"
-    "{{ '<tool_call>{\"name\":\"' + f.name + '\",\"arguments\":' + f.arguments | tojson(separators=(',', ':')) + '}</tool_call>' }}"
+    "{{ '<tool_call>{\"name\":\"' + f.name + '\",\"arguments\":' }}"
+    "{{ f.arguments | tojson(separators=(',', ':')) + '}</tool_call>' }}"
     "{%- else -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
     "{%- elif message.role == 'tool' -%}"
     "{{ '<|im_end|>\n<|im_start|>user\n<tool_response>\n' + text(message.content) + '\n</tool_response><|im_end|>\n' }}"
@@ -96,7 +97,7 @@ class Desk:
         """Another question."""
         self._workspace = Workspace(self.world.store, self.world.source.gold(index).task.media[0])
 
-    def OCR(self, on: str, box: list[int] | None = None, level: str = "block") -> str:  # noqa: N802  # the tool's name
+    def OCR(self, on: str, box: list[int] | None = None, level: str = "block") -> str:
         """Read the text in a box of a picture.
 
         Args:
@@ -142,8 +143,12 @@ def processor(model: Model) -> Qwen3VLProcessor:
 def check(world: World, ready: Qwen3VLProcessor) -> None:
     """AssertionError unless prompts, pixels, calls, observations and rewards are those of our own side, token for token."""
     renderer, row, gold = world.renderer, world.row(3), world.source.gold(3)
-    message = [{"role": "user", "content": [{"type": "image", "image": row["image"]}, {"type": "text", "text": gold.task.question}]}]
-    whole = ready.apply_chat_template([message], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+    message = [
+        {"role": "user", "content": [{"type": "image", "image": row["image"]}, {"type": "text", "text": gold.task.question}]}
+    ]
+    whole = ready.apply_chat_template(
+        [message], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
     ours = renderer.prompt(gold.task, world.store)
     prompt = whole["input_ids"][0].tolist()
     assert prompt == list(ours.tokens), "prompt"
@@ -214,7 +219,9 @@ def train(start: Path, out: Path, seed: int, every: int) -> None:
     policy = Qwen3VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
     policy.model.visual.requires_grad_(False)
     policy.generation_config.eos_token_id = sorted(world.renderer.stop)
-    world.toolbox.run(Workspace(world.store, world.source.gold(0).task.media[0]), ToolCall("OCR", {"on": "img0", "level": "line"}))
+    world.toolbox.run(
+        Workspace(world.store, world.source.gold(0).task.media[0]), ToolCall("OCR", {"on": "img0", "level": "line"})
+    )
     trainer = GRPOTrainer(
         model=policy,
         reward_funcs=world.rewards,

@@ -10,10 +10,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PATIENCE = 600.0
+PATIENCE = 1800.0
 """Seconds within which a program must have done its first update."""
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -168,7 +169,5 @@ def below(ancestor: int) -> list[int]:
 
 
 def _send(pid: int, number: int) -> None:
-    try:
+    with suppress(ProcessLookupError):  # it ended meanwhile
         os.kill(pid, number)
-    except ProcessLookupError:  # it ended meanwhile
-        pass
