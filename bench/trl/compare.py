@@ -33,11 +33,18 @@ ROOT, HERE = Path(__file__).resolve().parents[2], Path(__file__).resolve().paren
 RIVAL = ROOT / "runs/cache/trl-venv/bin/python"
 BATCH = 128
 """Rollouts of an update, on all sides."""
+PROOF = "uncached.txt"
+"""Where processes write that they keep no features."""
 WAYS = ("trl", "pixelis", "pixelis_cached")
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_TOP_PAD_": str(1 << 26)}
 """Freed memory stays: fresh pages for large tensors cost TRL a tenth of its time."""
-STILL = {f"RAY_health_check_{name}": str(value) for name, value in (("period_ms", 60_000), ("timeout_ms", 600_000),
-         ("failure_threshold", 100), ("initial_delay_ms", 60_000))}  # fmt: skip
+STILL = {
+    f"RAY_{name}": "600000"
+    for name in (
+        "health_check_timeout_ms", "grpc_keepalive_time_ms", "grpc_keepalive_timeout_ms", "grpc_client_keepalive_time_ms",
+        "grpc_client_keepalive_timeout_ms",
+    )
+} | {"RAY_health_check_period_ms": "60000", "RAY_health_check_initial_delay_ms": "60000"}  # fmt: skip
 """For Ray, which is not to take what is stopped for dead."""
 
 
@@ -100,6 +107,7 @@ def one_seed(size: Size, seed: int) -> dict[str, Any]:
     before = load()
     try:
         take_turns(programs, size.seconds, size.slice, lambda p: collect(p.name, folder))
+        check_uncached(programs[WAYS.index("pixelis")], folder)
     finally:
         for one in programs:
             one.end()
@@ -130,12 +138,12 @@ def program(way: str, size: Size, seed: int, folder: Path) -> Program:
             "--every",
             str(size.every[way]),
         ]
-        return Program(way, words, environment(way), out / "steps.jsonl", folder / "trl.log")
+        return Program(way, words, environment(way), folder, out / "steps.jsonl", folder / "trl.log")
     own = [f"name={way}", f"seed={seed}", f"start={size.start}", f"save_every={size.every[way]}"]
     sets = [word for one in (*own, *size.sets) for word in ("--set", one)]
-    inside = f"import os, sys; os.chdir({str(folder)!r}); from pixelis.cluster.cli import main; main()"
-    words = [sys.executable, "-c", inside, "train", str(HERE / "ours.toml"), *sets]
-    return Program(way, words, environment(way), folder / "runs" / way / "metrics.jsonl", folder / f"{way}.log")
+    words = [sys.executable, "-m", "pixelis.cluster.cli", "train", str(HERE / "ours.toml"), *sets]
+    env = environment(way) | ({"PIXELIS_UNCACHED": str(folder / PROOF)} if way == "pixelis" else {})
+    return Program(way, words, env, folder, folder / "runs" / way / "metrics.jsonl", folder / f"{way}.log")
 
 
 def environment(way: str) -> dict[str, str]:
@@ -149,6 +157,15 @@ def environment(way: str) -> dict[str, str]:
     }
     path = {"PYTHONPATH": str(HERE / "uncached")} if way == "pixelis" else {}
     return {**os.environ, **KEEP, **STILL, **own, **quiet, **path}
+
+
+def check_uncached(one: Program, folder: Path) -> None:
+    """RuntimeError unless each rollout actor and each learner rank of a run has no room for features."""
+    told = set(map(int, (folder / PROOF).read_text().split()))
+    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in one.pids()}
+    for pid, title in titles.items():
+        if title.startswith(("ray::RolloutActor", "ray::LearnerPart")) and pid not in told:
+            raise RuntimeError(f"process {pid} ({title.strip(chr(0))}) keeps features")
 
 
 def collect(way: str, folder: Path) -> None:

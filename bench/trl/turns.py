@@ -23,12 +23,13 @@ TICK = os.sysconf("SC_CLK_TCK")
 class Program:
     """A command with all processes below it, stopped and continued as a whole.
 
-    Example: Program("trl", ["python", "bench/trl/trainer.py", ...], env, Path("out/steps.jsonl"), Path("out.log"))
+    Example: Program("trl", ["python", "bench/trl/trainer.py", ...], env, Path("out"), Path("out/steps.jsonl"), Path("out.log"))
     """
 
     name: str
     command: Sequence[str]
     env: Mapping[str, str]
+    cwd: Path
     steps: Path
     """The file to which it writes a line of JSON with `step` and `time` (seconds since 1970) after each update."""
     log: Path
@@ -45,7 +46,9 @@ class Program:
         """Load, do the first update, and stop. RuntimeError or TimeoutError when it does not come to that."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self.env, start_new_session=True)
+            self.process = subprocess.Popen(
+                self.command, stdout=log, stderr=log, env=self.env, cwd=self.cwd, start_new_session=True
+            )
         until = time.time() + PATIENCE
         while not self.updates():
             self._alive()
@@ -102,10 +105,10 @@ class Program:
         self._signal(signal.SIGCONT)
         self.process.send_signal(signal.SIGINT)  # a training run of ours ends its Ray, and saves
         try:
-            self.process.wait(60)
+            self.process.wait(120)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(60)
+            self.process.wait(120)
         for pid in pids:
             if Path(f"/proc/{pid}").exists():
                 _send(pid, signal.SIGKILL)

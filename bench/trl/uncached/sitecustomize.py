@@ -1,10 +1,12 @@
 """On PYTHONPATH this makes a run keep no visual features: every forward of the network encodes what it shows.
 
-Python imports it at the start of each process, Ray's workers too; it changes a default when `pixelis.memory.model` is imported.
+Python imports it at the start of each process, Ray's workers too; it changes a default when `pixelis.memory.model` is imported, and
+then writes the process's number into the file that PIXELIS_UNCACHED names.
 """
 
 import importlib.abc
 import importlib.util
+import os
 import sys
 
 NAME = "pixelis.memory.model"
@@ -25,6 +27,8 @@ class Loader(importlib.abc.Loader):
         dtype, limit = init.__defaults__
         assert limit > 0, "FeatureCache has another signature: nothing was changed"
         init.__defaults__ = (dtype, 0)
+        with open(os.environ["PIXELIS_UNCACHED"], "a") as file:
+            file.write(f"{os.getpid()}\n")
 
 
 class Finder(importlib.abc.MetaPathFinder):
