@@ -27,7 +27,8 @@ from page import write_page
 from turns import Program, take_turns
 
 from pixelis.cluster.usage import load, versions
-from pixelis.memory.log import replace_file
+from pixelis.memory.codec import decode
+from pixelis.memory.log import Log, replace_file
 
 ROOT, HERE = Path(__file__).resolve().parents[2], Path(__file__).resolve().parent
 RIVAL = ROOT / "runs/cache/trl-venv/bin/python"
@@ -83,7 +84,7 @@ def main() -> None:
     asked = parser.parse_args()
     size = TINY if asked.tiny else WHOLE
     if asked.set:
-        size = replace(size, sets=tuple(asked.set), out=ROOT / "runs/trl-set/trl.json")
+        size = replace(size, sets=tuple(asked.set), out=ROOT / "runs/trl-set" / ",".join(asked.set) / "trl.json")
     if not (size.start / "policy.json").is_file():
         tiny = ["--tiny"] if asked.tiny else []
         subprocess.run([sys.executable, str(HERE / "start.py"), str(size.start), *tiny], check=True)
@@ -112,15 +113,16 @@ def one_seed(size: Size, seed: int) -> dict[str, Any]:
         for one in programs:
             one.end()
     rows = [row for one in programs for row in points(one, folder)]
-    tasks = [(size.start if row["step"] == 0 else ready(row["way"], row["step"], folder, size.start), size.n) for row in rows]
+    asked = [size.start if row["step"] == 0 else ready(row["way"], row["step"], folder, size.start) for row in rows]
+    paths = list(dict.fromkeys(asked))
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        for row, found in zip(rows, pool.map(measured, tasks), strict=True):
-            row.update(found)
+        found = dict(zip(paths, pool.map(measured, paths, [size.n] * len(paths)), strict=True))
+    rows = [{"seed": seed, **row, **found[path]} for row, path in zip(rows, asked, strict=True)]
     return {
-        "seed": seed, "n": size.n, "slice": size.slice, "sets": size.sets, "date": date.today().isoformat(), "versions": versions() | {"trl": rival_version()},
-        "load": [before, load()], "rows": [{"seed": seed, **row} for row in rows],
+        "seed": seed, "n": size.n, "slice": size.slice, "sets": size.sets, "date": date.today().isoformat(),
+        "versions": versions() | {"trl": rival_version()}, "load": [before, load()], "rows": rows,
         "speed": {one.name: speed(one) for one in programs}, "parts": {way: parts(folder, way) for way in WAYS[1:]},
-        "refused": {way: refused(folder, way) for way in WAYS},
+        "foreign": {way: foreign(folder, way) for way in WAYS},
     }  # fmt: skip
 
 
@@ -128,16 +130,8 @@ def program(way: str, size: Size, seed: int, folder: Path) -> Program:
     """The command of a way."""
     if way == "trl":
         out = folder / "trl"
-        words = [
-            str(RIVAL),
-            str(HERE / "trainer.py"),
-            str(size.start),
-            str(out),
-            "--seed",
-            str(seed),
-            "--every",
-            str(size.every[way]),
-        ]
+        own = ["--seed", str(seed), "--every", str(size.every[way])]
+        words = [str(RIVAL), str(HERE / "trainer.py"), str(size.start), str(out), *own]
         return Program(way, words, environment(way), folder, out / "steps.jsonl", folder / "trl.log")
     own = [f"name={way}", f"seed={seed}", f"start={size.start}", f"save_every={size.every[way]}"]
     sets = [word for one in (*own, *size.sets) for word in ("--set", one)]
@@ -203,9 +197,8 @@ def points(one: Program, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def measured(task: tuple[Path, int]) -> dict[str, Any]:
-    """Held-out success of what a path means."""
-    path, n = task
+def measured(path: Path, n: int) -> dict[str, Any]:
+    """Held-out success of what a path means, over so many questions."""
     import torch
 
     from pixelis.cluster.evaluate import Questions, evaluate
@@ -225,21 +218,23 @@ def speed(one: Program) -> dict[str, float]:
 
 
 def parts(folder: Path, way: str) -> dict[str, float]:
-    """Medians over our updates: seconds in all, waiting for rollouts, in the update and in handing over weights, and what tools took
-    in all actors together. Few updates were interrupted, so a median is not."""
+    """Medians over our updates: seconds in all, waiting for rollouts, in the update and in handing over weights, and what tools
+    took in all actors together. Few updates were interrupted, so a median is not."""
     lines = [json.loads(line) for line in (folder / "runs" / way / "metrics.jsonl").read_text().splitlines()[1:]]
     names = ("seconds", "rollout_wait_s", "update_s", "publish_s", "tool_s", "chain_length", "groups_uniform")
     return {name: float(np.median([line[name] for line in lines])) for name in names} if lines else {}
 
 
-def refused(folder: Path, way: str) -> float:
-    """The share of calls in rollouts that a tool refused or that no tool was found for."""
+def foreign(folder: Path, way: str) -> float:
+    """The share of the rollouts' calls that were no OCR, or asked it for what it has not."""
     if way == "trl":
         lines = [json.loads(line) for line in (folder / "trl/logs.jsonl").read_text().splitlines()]
         return float(np.mean([line["tools/failure_frequency"] for line in lines if "tools/failure_frequency" in line] or [0.0]))
-    lines = [json.loads(line) for line in (folder / "runs" / way / "metrics.jsonl").read_text().splitlines()]
-    calls = {end: sum(line[f"calls_{end}"] for line in lines) for end in ("ok", "policy", "tool", "infra")}
-    return calls["policy"] / max(1.0, sum(calls.values()))
+    log = Log(folder / "runs" / way / "replay/rft/log")
+    groups = [group for number in range(len(log)) for group in decode(log.read(number))]
+    log.close()
+    calls = [turn.call for group in groups for t in group.trajectories for turn in t.turns if turn.call is not None]
+    return float(np.mean([call.name != "OCR" or not {"on", "box", "level"}.issuperset(call.arguments) for call in calls] or [0.0]))
 
 
 def rival_version() -> str:
