@@ -37,7 +37,7 @@ BATCH = 128
 PROOF = "uncached.txt"
 """Where processes write that they keep no features."""
 WAYS = ("trl", "pixelis", "pixelis_cached")
-KEEP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_TOP_PAD_": str(1 << 26)}
+KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(1 << 26)}
 """Freed memory stays: fresh pages for large tensors cost TRL a tenth of its time."""
 STILL = {
     f"RAY_{name}": "600000"
@@ -87,7 +87,7 @@ def main() -> None:
         size = replace(size, sets=tuple(asked.set), out=ROOT / "runs/trl-set" / ",".join(asked.set) / "trl.json")
     if not (size.start / "policy.json").is_file():
         tiny = ["--tiny"] if asked.tiny else []
-        subprocess.run([sys.executable, str(HERE / "start.py"), str(size.start), *tiny], check=True)
+        subprocess.run([sys.executable, str(HERE / "start.py"), str(size.start), *tiny], check=True, cwd=ROOT)
     subprocess.run([str(RIVAL), str(HERE / "trainer.py"), "--config"], check=True, env=environment("trl"))
     for seed in range(asked.seeds or size.seeds):
         path = size.out.with_suffix("") / f"seed-{seed}.json"
@@ -234,7 +234,8 @@ def foreign(folder: Path, way: str) -> float:
     groups = [group for number in range(len(log)) for group in decode(log.read(number))]
     log.close()
     calls = [turn.call for group in groups for t in group.trajectories for turn in t.turns if turn.call is not None]
-    return float(np.mean([call.name != "OCR" or not {"on", "box", "level"}.issuperset(call.arguments) for call in calls] or [0.0]))
+    known = {"on", "box", "level"}
+    return float(np.mean([call.name != "OCR" or not known.issuperset(call.arguments) for call in calls] or [0.0]))
 
 
 def rival_version() -> str:
