@@ -47,7 +47,7 @@ TEMPLATE = (
     "{%- if message.role == 'user' -%}{{ '<|im_start|>user\n' + text(message.content) + '<|im_end|>\n' }}"
     "{%- elif message.role == 'assistant' -%}{{ '<|im_start|>assistant\n' + text(message.content) }}"
     "{%- for call in message.tool_calls or [] -%}{%- set f = call.function -%}"
-    "{{ '<tool_call>{\"name\":\"' + f.name + '\",\"arguments\":' }}"
+    '{{ \'<tool_call>{"name":"\' + f.name + \'","arguments":\' }}'
     "{{ f.arguments | tojson(separators=(',', ':')) + '}</tool_call>' }}"
     "{%- else -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
     "{%- elif message.role == 'tool' -%}"

@@ -1,7 +1,7 @@
 """On PYTHONPATH this makes a run keep no visual features: every forward of the network encodes what it shows.
 
-Python imports it at the start of each process, Ray's workers too; it changes a default when `pixelis.memory.model` is imported, and
-then writes the process's number into the file that PIXELIS_UNCACHED names.
+Python imports it at the start of each process, Ray's workers too. It changes a default when `pixelis.memory.model` is
+imported, and then writes the process's number into the file that PIXELIS_UNCACHED names.
 """
 
 import importlib.abc
