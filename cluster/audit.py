@@ -66,7 +66,7 @@ def _judgements(entries: list[Entry]) -> Iterator[Judgement]:
     """Of each question once: an update that was tried again names them again."""
     seen: set[tuple[str, Version]] = set()
     for entry in entries:
-        some = (entry.judgement,) if isinstance(entry, Abstained) else ()
+        some: tuple[Judgement, ...] = (entry.judgement,) if isinstance(entry, Abstained) else ()
         some = entry.judgements if isinstance(entry, Accepted | Discarded) else some
         for one in some:
             if (one.task_id, one.version) not in seen:

@@ -186,7 +186,7 @@ class Learner:
             raise ValueError("the rehearsal set is frozen: these are other demonstrations")
         self.ttrl.rehearsal = tuple(demonstrations)
 
-    def update(self, groups: Sequence[Group] | Sequence[Judged]) -> dict[str, float]:
+    def update(self, groups: Sequence[Group | Judged]) -> dict[str, float]:
         """One step on some groups. Infrastructure failures and groups without contrast are left out and counted.
 
         A loss or gradient that is not finite skips the step: weights, optimizer and version stay as they were. A step that

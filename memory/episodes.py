@@ -143,7 +143,7 @@ class EpisodeShard:
 
     def stats(self) -> dict[str, Any]:
         """Counts for a dashboard."""
-        spaces = [
+        spaces: list[dict[str, Any]] = [
             {"vision": space[0], "reader": space[1], "rows": len(one.ids), "text": one.text, "pixels": one.pixels}
             for space, one in self._indexes.items()
         ]
