@@ -21,6 +21,8 @@ from pixelis.memory.segment import Segments, Span
 from pixelis.memory.trajectory import Group
 from pixelis.tools.media import MediaStore
 
+RESTART = 60.0
+"""Seconds in which Ray has a shard's process again, on a busy machine."""
 STRATA: dict[str, Callable[[Group], str]] = {"family": family, "signature": signature}
 
 
@@ -170,7 +172,7 @@ class Shards:
         except Late as late:
             tell(f"{late}: it is ended, and another one goes on with its log")
             ray.kill(actor, no_restart=False)
-            return answer(ask(shard, actor), self.deadline, part)
+            return answer(ask(shard, actor), self.deadline + RESTART, part)
 
 
 def start_shards(
