@@ -1,5 +1,6 @@
-"""The driver's part in test-time training: answers go out before anything is learned from them, what was decided is written
-down, what was accepted is remembered, and a canary watches (paper 6.8, 6.9).
+"""The driver's part in test-time training: answers, the journal, what is remembered, and a canary (paper 6.8, 6.9).
+
+Answers go out before anything is learned from them, and what was decided is durable before it is acted on.
 
 runs/NAME/  answers.jsonl  journal.jsonl  memory/SHARD/
 """
