@@ -30,7 +30,7 @@ from pixelis.cluster.errors import is_users
 from pixelis.cluster.job import Job, Published, Report
 from pixelis.cluster.learner_group import LearnerGroup, bundle
 from pixelis.cluster.loop import Loop
-from pixelis.cluster.memory import RayShard, start_memory
+from pixelis.cluster.memory import RayShard, remembering
 from pixelis.cluster.meters import Meters
 from pixelis.cluster.part import PartError, name_of, stack_of
 from pixelis.cluster.runner import Runner
@@ -244,7 +244,7 @@ class PixelisAlgorithm(Algorithm):
     def _around(self, config: PixelisConfig, run: RunConfig, root: Path) -> None:
         """All parts beside the shards, and the loop."""
         self.keeper = equipment.start(run, root)
-        self.memory = start_memory(root / "memory", run.memory.shards) if run.phase == "ttrl" and run.memory.shards else []
+        self.memory = remembering(run, root / "memory") if run.phase == "ttrl" and run.memory.shards else []
         self.config = config = config.copy(copy_frozen=False)
         config.run, config.root, config.shards, config.keeper = run, root, self.shards, self.keeper
         config.memory = self.memory

@@ -20,6 +20,7 @@ from pixelis.memory.log import replace_file
 from pixelis.memory.recall import AwayError, folders
 
 if TYPE_CHECKING:
+    from pixelis.cluster.config import RunConfig
     from pixelis.memory.encoder import EncoderSettings
 
 NAMESPACE = "pixelis"
@@ -100,6 +101,15 @@ def start_memory(root: Path, shards: int) -> list[RayShard]:
         handles.append(RayShard(f"memory shard {number}", actor))
     for handle in handles:
         answer(handle.actor.ask.remote("stats"), START, handle.name)
+    return handles
+
+
+def remembering(run: RunConfig, root: Path) -> list[RayShard]:
+    """The memory of a run, with what makes its keys written down beside it."""
+    from pixelis.cluster.policy import resolve
+
+    handles = start_memory(root, run.memory.shards)
+    write_card(root, resolve(run.start).folder, run.memory.encoder)
     return handles
 
 
