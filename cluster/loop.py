@@ -245,7 +245,9 @@ class Loop:
         if self.config.tasks.traces:
             out[-1]["refused"] = float(self.refused)
         if self.config.phase != "sft":
-            out[-1] |= {"reward": receipt.mean("reward"), "answer": receipt.mean("answer")}
+            out[-1]["reward"] = receipt.mean("reward")
+        if self.config.phase == "rft":
+            out[-1]["answer"] = receipt.mean("answer")
         return out
 
 
