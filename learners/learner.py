@@ -16,6 +16,7 @@ from pixelis.learners.advantage import Place, advantages
 from pixelis.learners.batch import Batch, by_length, collate, roles_of
 from pixelis.learners.corridor import BEYOND, Corridor, CorridorError, CorridorSettings, Snapshot
 from pixelis.learners.curiosity import Senses
+from pixelis.learners.exemplars import alone, single
 from pixelis.learners.heads import Heads, HeadSettings
 from pixelis.learners.intrinsic import Intrinsic, IntrinsicSettings
 from pixelis.learners.judged import Judged
@@ -24,7 +25,6 @@ from pixelis.learners.optimizer import make_optimizer
 from pixelis.learners.probe import Probes, probed
 from pixelis.learners.questions import Questions
 from pixelis.learners.ranks import Ranks, clip, like, whole
-from pixelis.learners.recall import alone, single
 from pixelis.learners.reference import Read, Reference, copied, states_and_logprobs
 from pixelis.learners.refill import Kept, Refill
 from pixelis.learners.sample import Sample, asked, lessons, sampled

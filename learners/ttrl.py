@@ -21,11 +21,11 @@ from pixelis.learners.corridor import CorridorSettings
 from pixelis.learners.drift import Drift
 from pixelis.learners.effort import EffortSettings
 from pixelis.learners.ema import Ema, EmaSettings
+from pixelis.learners.exemplars import Recall, alone, due, single
 from pixelis.learners.gate import GateSettings
 from pixelis.learners.judged import Judged
 from pixelis.learners.loss import Anchor
 from pixelis.learners.questions import Questions
-from pixelis.learners.recall import Recall, alone, due, single
 from pixelis.memory.journal import Accepted, Discarded, Update
 from pixelis.memory.trajectory import Trajectory
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from pixelis.learners.recall import Recall, due
+from pixelis.learners.exemplars import Recall, due
 from pixelis.memory.trajectory import Trajectory, Turn
 from pixelis.tools.call import ToolCall
 
