@@ -1,6 +1,7 @@
 # Every target sets up what it needs on a fresh machine with Python 3.11 or newer; `make demo` and `make test` first.
-BENCHES := engine fuzz learner loop media reliability round tools vote weights
-.PHONY: help demo test check lint types fmt bench $(addprefix bench-,$(BENCHES)) bench-infra bench-gpu results-loop results-rft clean
+BENCHES := engine fuzz learner loop media memory reliability replay round storm tools vote weights
+.PHONY: help demo test check lint types fmt bench $(addprefix bench-,$(BENCHES)) bench-infra bench-gpu bench-trl results-loop \
+	results-rft clean
 
 export OMP_WAIT_POLICY := PASSIVE
 export OMP_NUM_THREADS := 1
@@ -27,7 +28,8 @@ help:
 	@echo "make bench         all measurements of speed and size; make bench-engine one of them ($(BENCHES))"
 	@echo "make bench-gpu     Qwen3-VL-8B at its true shape on the GPU at hand; builds no environment (ARGS=--toy without a GPU)"
 	@echo "make bench-infra   RFT while tools fail, three seeds (20 minutes, after make demo)"
-	@echo "make results-rft   what CC-RFT and its parts are worth, 37 runs of minutes, as many at a time as cores (hours; goes on where it stopped)"
+	@echo "make bench-trl     pixelis and TRL's GRPOTrainer from one policy, in turns, three seeds (two hours; ARGS=--tiny to try it)"
+	@echo "make results-rft   what CC-RFT and its parts are worth, 37 runs, as many at a time as cores (hours; goes on where it stopped)"
 	@echo "make results-loop  the demo with its controls, three seeds (hours; goes on where it stopped)"
 
 demo: $(STAMP)
@@ -61,6 +63,19 @@ bench-tools: $(STAMP)
 # No stamp: a machine lent for its GPU has the packages, and often no way to more of them.
 bench-gpu:
 	@$(or $(wildcard $(BIN)/python),$(PYTHON)) bench/gpu.py $(ARGS)
+
+# TRL has an environment of its own, with our torch and transformers.
+RIVAL := runs/cache/trl-venv
+bench-trl: $(STAMP) $(RIVAL)/.ready
+	$(BIN)/python bench/trl/compare.py $(ARGS)
+
+$(RIVAL)/.ready: bench/trl/requirements.txt constraints.txt overrides.txt pyproject.toml $(STAMP)
+	@mkdir -p $(dir $(RIVAL))
+	@test -x $(RIVAL)/bin/python || $(PYTHON) -m venv $(RIVAL)
+	@uv=uv; uv --version >/dev/null 2>&1 || uv=$(BIN)/uv; \
+	VIRTUAL_ENV=$(CURDIR)/$(RIVAL) $$uv pip install --constraints constraints.txt --overrides overrides.txt \
+		--build-constraints constraints.txt --editable . -r bench/trl/requirements.txt
+	@touch $@
 
 results-loop: $(STAMP)
 	$(BIN)/python -m pixelis.cluster.results

@@ -118,6 +118,19 @@ class QuestionFile:
         return Task(name, line.question, media, line.answer_type, line.family), evidence
 
 
+class Unanswered(QuestionFile):
+    """The questions of a file for who must not know their answers: these, and evidence, are dropped as the lines are read.
+
+    Example:
+        >>> Unanswered(Path("tasks.jsonl"), MediaStore()).task(0).question     # doctest: +SKIP
+        'How many cups?'
+    """
+
+    def __init__(self, path: Path, store: MediaStore) -> None:
+        super().__init__(path, store)
+        self._lines = [line.model_copy(update={"answer": None, "evidence": {}}) for line in self._lines]
+
+
 def read(path: Path, kind: type[LineT]) -> list[LineT]:
     """The lines of a file. TaskError for the first that is none of this kind, or when two have the same id."""
     lines: list[LineT] = []

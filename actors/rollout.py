@@ -13,7 +13,7 @@ from pixelis.actors.episode import Episode, Limits
 from pixelis.actors.questions import TaskError
 from pixelis.actors.render import Renderer
 from pixelis.actors.scene import Dialogue, Scene, echo
-from pixelis.actors.score import Outcome, RewardSettings, outcome, price, reward
+from pixelis.actors.score import Outcome, RewardSettings, costs, outcome, reward
 from pixelis.actors.tasks import Questions, TaskSource
 from pixelis.actors.teacher import Speaker, Step, Style, Teacher
 from pixelis.actors.traces import Reciter, TraceFile
@@ -116,7 +116,7 @@ class RolloutWorker:
         for (index, _), episode in zip(numbered, episodes, strict=True):
             whole = episode.trajectory()
             voted = whole.status not in ("infra", "cancelled")
-            found[index].append(replace(whole, rewards=price(whole, self.settings.reward)) if voted else whole)
+            found[index].append(replace(whole, rewards=costs(whole, self.settings.reward)) if voted else whole)
         return found
 
     def evaluate(self, indices: Sequence[int]) -> tuple[list[Outcome], list[Trajectory]]:

@@ -32,11 +32,11 @@ class RewardSettings:
 
 def reward(trajectory: Trajectory, gold: GoldTask, settings: RewardSettings) -> dict[str, float]:
     """Reward by component. ValueError for an episode that ended by infrastructure: it has no reward."""
-    return {"answer": settings.answer * correct(trajectory, gold), **price(trajectory, settings)}
+    return {"answer": settings.answer * correct(trajectory, gold), **costs(trajectory, settings)}
 
 
-def price(trajectory: Trajectory, settings: RewardSettings) -> dict[str, float]:
-    """What the chain itself costs, whatever the answer is worth (paper 5.5). ValueError as `reward`."""
+def costs(trajectory: Trajectory, settings: RewardSettings) -> dict[str, float]:
+    """What a chain costs, by component (paper 5.5): all of the reward that needs no key. ValueError as `reward`."""
     if trajectory.status in ("infra", "cancelled"):
         raise ValueError(f"{trajectory.id} ended by {trajectory.status}: it must not be rewarded")
     return {

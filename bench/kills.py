@@ -102,8 +102,11 @@ def _is_below(pid: int, ancestor: int, parents: dict[int, int]) -> bool:
     return False
 
 
-def babbler(folder: Path) -> Path:
-    """A nano policy after seconds of imitation: it calls tools now and then, so that groups have contrast. Saved there."""
+def babbler(folder: Path, style: str = "tools") -> Path:
+    """A nano policy after seconds of imitation: it calls tools now and then, so that groups have contrast. Saved there.
+
+    In the style `no_tools` it answers at once.
+    """
     import numpy as np
     import torch
 
@@ -121,7 +124,7 @@ def babbler(folder: Path) -> Path:
     renderer = Renderer(model)
     engine = TransformersEngine(model, store, renderer.stop)
     source = TaskSource(("code",), "demo", store)
-    teacher = RolloutWorker(source, Toolbox(store), renderer, engine, RolloutSettings(), run=0)
+    teacher = RolloutWorker(source, Toolbox(store), renderer, engine, RolloutSettings(style=style), run=0)  # type: ignore[arg-type]
     shown = [group for group in teacher.recite(range(8)) if not group.trajectories[0].family.endswith("caption")]
     learner = Learner(model, store, LearnerSettings(lr=3e-3, matrix_lr=0.02, warmup=5))
     rng = np.random.default_rng(0)

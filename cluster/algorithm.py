@@ -13,7 +13,6 @@ from typing import Any
 import gymnasium as gym
 import ray
 import ray.rllib.algorithms.algorithm as rllib
-from ray.actor import ActorHandle
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -24,21 +23,26 @@ from ray.tune import PlacementGroupFactory
 
 from pixelis.actors.world import Split
 from pixelis.cluster import equipment
+from pixelis.cluster.adaptation import Adaptation
 from pixelis.cluster.config import RunConfig, changed
 from pixelis.cluster.crew import Bug, Crew
 from pixelis.cluster.errors import is_users
 from pixelis.cluster.job import Job, Published, Report
 from pixelis.cluster.learner_group import LearnerGroup, bundle
 from pixelis.cluster.loop import Loop
+from pixelis.cluster.memory import RayShard, remembering
 from pixelis.cluster.meters import Meters
 from pixelis.cluster.part import PartError, name_of, stack_of
 from pixelis.cluster.runner import Runner
-from pixelis.cluster.shard import start_shard
+from pixelis.cluster.shard import Shards, start_shards
 from pixelis.cluster.watchdog import stacks
 from pixelis.memory.ledger import Ledger
 
 SAMPLE_SECONDS = 1.0
 """Longest time that `sample` takes: RLlib can ask a rollout actor nothing else meanwhile."""
+
+PATIENT = 0.25
+"""Part of the run's deadline within which a replay shard must answer: who asks it must still be in time with another one."""
 
 
 class RolloutActor(EnvRunner):
@@ -48,7 +52,7 @@ class RolloutActor(EnvRunner):
         assert config.run is not None and config.root is not None
         self._called = f"Rollout({config.run.phase}, {kwargs.get('worker_index', 0)})"  # asked for even if the rest fails
         super().__init__(config=config, **kwargs)
-        self.runner = Runner(config.run, config.root, config.shard, (config.epoch, 0), config.keeper)
+        self.runner = Runner(config.run, config.root, config.shards, (config.epoch, 0), config.keeper, config.memory)
 
     def apply(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """Seam: every remote call passes here. The stock one turns any exception into a dead actor (`sys.exit`), which is
@@ -62,7 +66,7 @@ class RolloutActor(EnvRunner):
     def sample(  # type: ignore[override]
         self, *, jobs: tuple[Job, ...], published: Published | None = None, **_: Any
     ) -> Report:
-        """Take jobs, and tell what is done after `SAMPLE_SECONDS` at the latest; groups go to the replay shard, episodes
+        """Take jobs, and tell what is done after `SAMPLE_SECONDS` at the latest; groups go to the replay shards, episodes
         go on in the background."""
         return self.runner.poll(jobs, published, SAMPLE_SECONDS)
 
@@ -124,8 +128,9 @@ class PixelisConfig(AlgorithmConfig):
         self.run: RunConfig | None = None
         self.sets: dict[str, Any] = {}
         self.root: Path | None = None
-        self.shard: ActorHandle | None = None
+        self.shards: Shards | None = None
         self.keeper: Any = None
+        self.memory: list[RayShard] = []
         self.epoch = 0
         self.environment(env=None, observation_space=gym.spaces.Discrete(2), action_space=gym.spaces.Discrete(2))
         self.env_runners(
@@ -159,8 +164,8 @@ class PixelisConfig(AlgorithmConfig):
     def build_learner_group(self, **_: Any) -> LearnerGroup:  # type: ignore[override]
         """Seam: our learner in place of RLlib's, which cannot return bf16 weights, cuts packed patches silently and is
         dead for good after one failure."""
-        assert self.run is not None and self.root is not None and self.shard is not None
-        return LearnerGroup(self.run, self.root, self.shard, self.epoch)
+        assert self.run is not None and self.root is not None and self.shards is not None
+        return LearnerGroup(self.run, self.root, self.shards, self.epoch)
 
 
 class Runners:
@@ -204,8 +209,9 @@ class PixelisAlgorithm(Algorithm):
     crew: Crew
     loop: Loop
     ledger: Ledger
-    shard: ActorHandle
+    shards: Shards
     keeper: Any
+    memory: list[RayShard]
     figures: list[dict[str, float]]
 
     @classmethod
@@ -227,10 +233,21 @@ class PixelisAlgorithm(Algorithm):
         run = changed(config.run, config.sets)
         root = config.root or Path(self.logdir)
         self.ledger = Ledger(root / "ledger" / run.phase)
-        self.shard = start_shard(root, run.phase)
+        kept = run.replay
+        self.shards = start_shards(root, run.phase, run.deadline * PATIENT, kept.shards, kept.segment_bytes, kept.strata)
+        try:
+            self._around(config, run, root)
+        except BaseException:
+            self.shards.end()  # they would outlive this process
+            raise
+
+    def _around(self, config: PixelisConfig, run: RunConfig, root: Path) -> None:
+        """All parts beside the shards, and the loop."""
         self.keeper = equipment.start(run, root)
+        self.memory = remembering(run, root / "memory") if run.phase == "ttrl" and run.memory.shards else []
         self.config = config = config.copy(copy_frozen=False)
-        config.run, config.root, config.shard, config.keeper = run, root, self.shard, self.keeper
+        config.run, config.root, config.shards, config.keeper = run, root, self.shards, self.keeper
+        config.memory = self.memory
         config.epoch = self.ledger.epoch(config.epoch)
         # `Algorithm.setup` makes the group by this name; put back after, for other algorithms in this process
         stock, rllib.EnvRunnerGroup = rllib.EnvRunnerGroup, RolloutGroup  # type: ignore[misc]
@@ -242,7 +259,8 @@ class PixelisAlgorithm(Algorithm):
         assert group is not None and isinstance(learners, LearnerGroup)
         self.run_config, self.group, self.learners = run, group, learners
         self.crew = Crew(Runners(group), run.deadline, run.watch)
-        self.loop = Loop(run, self.crew, learners, self.shard, self.ledger, Meters(run.name, run.phase))
+        adaptation = Adaptation(run, root, self.crew, learners, self.memory) if run.phase == "ttrl" else None
+        self.loop = Loop(run, self.crew, learners, self.shards, self.ledger, Meters(run.name, run.phase), adaptation)
         self.figures = []
 
     def begin(self) -> None:
@@ -276,9 +294,15 @@ class PixelisAlgorithm(Algorithm):
 
     def cleanup(self) -> None:
         """End all parts."""
-        super().cleanup()
-        self.ledger.close()
-        ray.kill(self.shard)
+        try:
+            super().cleanup()
+            self.ledger.close()
+            if self.loop.adaptation:
+                self.loop.adaptation.close()
+        finally:
+            self.shards.end()
+            for shard in self.memory:
+                ray.kill(shard.actor)
         equipment.stop(self.run_config, self.keeper)
 
     def tools(self) -> dict[str, Any]:

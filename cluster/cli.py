@@ -35,6 +35,15 @@ rollout actors, a replay shard, a learner.
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change one setting, like stop.steps=50; may be repeated.")]
 Dashboard = Annotated[bool, typer.Option("--dashboard", help="Start the Ray dashboard too.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="The cluster's dashboard, like http://host:8265. [default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or the Ray "
+        "that was started on this machine]"
+    ),
+]
+Follow = Annotated[bool, typer.Option("--follow", help="Print what it says until it ends; Ctrl-C ends the printing only.")]
+Job = Annotated[str, typer.Argument(help="A job's id, or a run's name: its newest job.", metavar="ID|RUN")]
 
 
 @app.callback(invoke_without_command=True)
@@ -88,6 +97,64 @@ def train(
 
 
 @app.command()
+def submit(
+    config: Annotated[Path, typer.Argument(help="As for `pixelis train`.")],
+    sets: Set = None,
+    resume: Resume = False,
+    address: Address = None,
+    follow: Follow = False,
+) -> None:
+    """Run one phase as a job of a Ray cluster (`ray start --head`): it goes on when this terminal is closed.
+
+    It is `pixelis train` on the cluster's head node, in the folder where you are: `runs/` is here, and paths mean the same. The
+    config is taken as it is now, --set included; later edits change nothing. A cluster of other machines must see this
+    folder and this Python at the same paths; the job says so when it does not.
+
+    Examples:
+
+    * `pixelis submit configs/rft.toml --set start=runs/sft --follow`
+    * `pixelis submit configs/rft.toml --set start=runs/sft --resume` (after `pixelis stop rft`)
+    """
+    from pixelis.cluster.submit import submit as run
+
+    raise typer.Exit(run(config, sets or [], resume, address, follow))
+
+
+@app.command()
+def jobs(address: Address = None, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """List submitted runs: status, since when, and how far the run is, if its folder can be seen from here."""
+    from pixelis.cluster.submit import show
+
+    show(address, as_json)
+
+
+@app.command()
+def logs(
+    job: Job,
+    follow: Follow = False,
+    address: Address = None,
+) -> None:
+    """Print what a submitted run says.
+
+    Example: `pixelis logs rft --follow`
+    """
+    from pixelis.cluster.submit import logs as run
+
+    raise typer.Exit(run(job, follow, address))
+
+
+@app.command()
+def stop(job: Job, address: Address = None) -> None:
+    """Stop a submitted run as Ctrl-C stops one here: it finishes its step and saves it. Says what is saved and how to go on.
+
+    Example: `pixelis stop rft`
+    """
+    from pixelis.cluster.submit import stop as run
+
+    run(job, address)
+
+
+@app.command()
 def demo(resume: Resume = False, dashboard: Dashboard = False) -> None:
     """The whole loop, small: pre-train, SFT, CC-RFT, report. About twenty minutes on two cores.
 
@@ -101,6 +168,78 @@ def demo(resume: Resume = False, dashboard: Dashboard = False) -> None:
         run(resume, dashboard)
     except Interrupted as stopped:
         _stopped(stopped, "pixelis demo --resume")
+
+
+@app.command()
+def adapt(
+    checkpoint: Annotated[Path, typer.Argument(help="A policy folder, a checkpoint, or a run.")],
+    stream: Annotated[
+        str,
+        typer.Argument(help="A file of questions like tasks.jsonl, or a shift of PixelWorld like lighting:0.7 (or two: a,b)."),
+    ],
+    name: Annotated[str, typer.Option(help="The run: runs/NAME.")] = "adapt",
+    config: Annotated[str, typer.Option(help="A file like configs/ttrl.toml, or the name of one that comes along.")] = "ttrl",
+    n: Annotated[int, typer.Option("--n", help="Questions of a shifted stream.", min=1)] = 800,
+    sets: Set = None,
+    resume: Resume = False,
+    dashboard: Dashboard = False,
+) -> None:
+    """Learn at test time from questions that nobody has the key of (Pixel TTRL).
+
+    Each question is asked several times; the rollouts vote, the winner is the answer, and a clear vote is learned from. Answers
+    go to runs/NAME/answers.jsonl before anything is learned from them, and what was decided to runs/NAME/journal.jsonl. What a
+    file says of answers is not read; a shift is rendered, and scored at the end, by processes of their own.
+
+    Examples:
+
+    * `pixelis adapt runs/demo lighting:0.7`
+    * `pixelis adapt runs/demo my/tasks.jsonl --name mine --set learner.lr=2e-5`
+    * `pixelis adapt runs/demo lighting:0.7 --resume`
+    """
+    from pixelis.cluster.adapt import adapt as run
+    from pixelis.cluster.run import Interrupted
+
+    try:
+        folder = run(checkpoint, stream, name, config, sets or [], n, resume, dashboard)
+    except Interrupted as stopped:
+        words = ["pixelis", "adapt", str(checkpoint), stream, "--name", name, *(f"--set {one}" for one in sets or [])]
+        _stopped(stopped, " ".join([*words, "--resume"]))
+    print(folder)
+
+
+@app.command("stream")
+def render_stream(
+    shift: Annotated[str, typer.Argument(help="lighting, motion or noise, each with :SEVERITY; commas between several.")],
+    folder: Annotated[Path, typer.Argument(help="Where tasks.jsonl and media go.")],
+    key: Annotated[Path, typer.Option(help="Where the answers go: not into that folder.")],
+    n: Annotated[int, typer.Option("--n", help="Questions.", min=1)] = 800,
+    family: Annotated[list[str] | None, typer.Option(help="code, clip or tally; repeatable. [default: code, clip]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which scenes. [default: drawn]", min=0)] = None,
+) -> None:
+    """Render a stream of PixelWorld's questions under a shift, for test-time training, and apart from it their answers.
+
+    Example: `pixelis stream lighting:0.7 asked --key key.jsonl --n 400`
+    """
+    import secrets
+
+    from pixelis.cluster.stream import render
+
+    render(shift, folder, key, family or ["code", "clip"], n, secrets.randbelow(2**20) if seed is None else seed)
+
+
+@app.command("score")
+def score_answers(
+    answers: Annotated[Path, typer.Argument(help="A file like runs/adapt/answers.jsonl.")],
+    key: Annotated[Path, typer.Argument(help="The key of the stream.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Figures as JSON.")] = False,
+) -> None:
+    """How many answers to a stream are right: all, its first and last quarter, by family and shift, and those given for sure.
+
+    Example: `pixelis score runs/adapt/answers.jsonl key.jsonl`
+    """
+    from pixelis.cluster.stream import command
+
+    command(answers, key, as_json)
 
 
 @app.command("eval")
@@ -338,6 +477,92 @@ def example_traces(
     from pixelis.cluster.traces import example
 
     print(example(folder, n))
+
+
+memory = typer.Typer(
+    no_args_is_help=True,
+    help="""What a run remembers of accepted episodes: questions, chains, answers and keys, never pixels (docs/memory.md).
+
+RUN is a run that is not going on, or its memory folder. `pixelis memory search RUN photo.jpg "..."` shows which episodes
+would vote on a question.
+""",
+)
+app.add_typer(memory, name="memory")
+Remembering = Annotated[Path, typer.Argument(metavar="RUN", help="A run that is not going on, or its memory folder.")]
+
+
+@memory.command("stats")
+def stats_of_memory(
+    run: Remembering, as_json: Annotated[bool, typer.Option("--json", help="The counts as JSON.")] = False
+) -> None:
+    """Count what each shard holds: episodes, bytes, media, forgotten media; and which weights made the keys.
+
+    Example: `pixelis memory stats runs/ttrl`
+    """
+    from pixelis.cluster.recall import stats
+
+    stats(run, as_json)
+
+
+@memory.command("search")
+def search_memory(
+    run: Remembering,
+    file: Annotated[Path, typer.Argument(help="An image or a clip.")],
+    question: str,
+    kind: Annotated[str, typer.Option(help="What it asks for: text, number or choice.")] = "text",
+    count: Annotated[int, typer.Option("-k", "--count", help="Episodes to find.", min=1)] = 8,
+    policy: Annotated[
+        Path | None, typer.Option(help="Whose towers made the keys: a policy folder. [default: as memory.json says]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The hits as JSON.")] = False,
+) -> None:
+    """Find the episodes that would vote on a question about a picture, with their similarity s = 0.4 text + 0.6 pixels.
+
+    Episodes on the very same picture are left out, and of near-duplicates all but one.
+
+    Example: `pixelis memory search runs/ttrl photo.jpg "What is the code on the red plate?"`
+    """
+    from pixelis.cluster.recall import search
+
+    if kind not in ("text", "number", "choice"):
+        raise UsageError(f"--kind {kind}: an answer is text, number or choice")
+    search(run, file, question, kind, count, policy, as_json)  # type: ignore[arg-type]  # checked above
+
+
+@memory.command("verify")
+def verify_memory(run: Remembering) -> None:
+    """Read every record, and ask every index what an exact search finds. Exits with 1 when anything is wrong.
+
+    Example: `pixelis memory verify runs/ttrl`
+    """
+    from pixelis.cluster.recall import verify
+
+    if not verify(run):
+        raise typer.Exit(1)
+
+
+@memory.command("export")
+def export_memory(run: Remembering, out: Annotated[Path, typer.Argument(help="A .jsonl or .arrow file to write.")]) -> None:
+    """Write all episodes to a file, without media; an .arrow file has the keys too.
+
+    Example: `pixelis memory export runs/ttrl episodes.jsonl`
+    """
+    from pixelis.cluster.recall import export
+
+    print(f"{export(run, out)} episodes -> {out}")
+
+
+@memory.command("forget")
+def forget_media(
+    run: Remembering, media: Annotated[list[str], typer.Argument(help="Files, or the sha256 of their bytes.")]
+) -> None:
+    """Forget every episode on some pictures or clips, for good: no file of the memory holds a byte of them afterwards.
+
+    Example: `pixelis memory forget runs/ttrl photo.jpg`
+    """
+    from pixelis.cluster.recall import forget
+
+    print(f"{forget(run, media)} episodes forgotten")
 
 
 @app.command()

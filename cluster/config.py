@@ -16,12 +16,14 @@ from pixelis.actors.rollout import RolloutSettings
 from pixelis.actors.world import FAMILIES, Split
 from pixelis.cluster.grant import PoolSettings
 from pixelis.learners.learner import LearnerSettings
+from pixelis.memory.encoder import EncoderSettings
 from pixelis.memory.model import Card
+from pixelis.memory.select import RecallSettings
 from pixelis.tools.backend import Learned
 from pixelis.tools.limits import MediaLimits
 from pixelis.tools.server import ServerSettings
 
-Phase = Literal["sft", "rft"]
+Phase = Literal["sft", "rft", "ttrl"]
 ANY = "any"
 """In a mixture: of all families alike."""
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -44,7 +46,10 @@ class TaskSettings:
     traces: str = ""
     """A file of demonstrations (docs/traces.md) that SFT imitates in place of the teacher's."""
     file: str = ""
-    """A file of questions with answers (docs/tasks.md) that RFT asks, over and over, in place of PixelWorld's."""
+    """A file of questions (docs/tasks.md): with answers, which RFT asks over and over in place of PixelWorld's, or for TTRL,
+    which asks each once and drops what the file says of their answers."""
+    rounds: int = 1
+    """How often TTRL goes through its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,16 @@ class ReplaySettings:
     steps_per_call: int = 10
     """Optimizer steps an iteration (`epochs`); `once` takes one."""
     mixture: tuple[Stage, ...] = (Stage(),)
+    shards: int = 1
+    """Replay shards, each an actor with a log of its own."""
+    segment_bytes: int = 64 << 20
+    """Size at which a segment of a shard's log is full: then learners on its node read it from disk, and it can be given up."""
+    keep_bytes: int = 0
+    """Bytes that a shard's log may have (`once`): the oldest segments that the learner has had are given up; 0: keep all."""
+    keep_steps: int = 0
+    """Updates after which what older weights have sampled is given up (`once`), segment by segment; 0: keep all."""
+    strata: Literal["family", "signature"] = "family"
+    """What groups can be drawn by: the kind of question, or the operations of the most frequent chain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +113,16 @@ class ToolConfig:
     """Weights of the learned backends (docs/backends.md); without any the classical ones work."""
     limits: MediaLimits = field(default_factory=MediaLimits)
     """Media beyond them are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """The episode memory of test-time training (docs/memory.md)."""
+
+    shards: int = 1
+    """Actors that hold it; 0: there is none, and nobody votes but the rollouts of the question."""
+    recall: RecallSettings = field(default_factory=RecallSettings)
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +167,7 @@ class RunConfig:
     learner: LearnerSettings = field(default_factory=LearnerSettings)
     replay: ReplaySettings = field(default_factory=ReplaySettings)
     tools: ToolConfig = field(default_factory=ToolConfig)
+    memory: MemorySettings = field(default_factory=MemorySettings)
     stop: StopSettings = field(default_factory=StopSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
     save_every: int = 50
@@ -197,8 +223,10 @@ def build(cls: Any, raw: Mapping[str, Any], where: str = "config", prefix: str =
     values = {key: _convert(types[key], value, where, prefix + key) for key, value in raw.items()}
     try:
         return cls(**values)
-    except TypeError as e:
-        raise ConfigError(f"{where}: {e}") from e
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"{where}: {f'[{prefix[:-1]}] ' if prefix else ''}{e}") from e
 
 
 def _found(path: Path) -> Path:
@@ -307,7 +335,10 @@ def _check(config: RunConfig) -> None:
         ("rollout.actors", config.rollout.actors, 1), ("rollout.groups", config.rollout.groups, 1),
         ("rollout.group", config.rollout.group, 1), ("stop.steps", config.stop.steps, 1), ("eval.n", config.eval.n, 0),
         ("rollout.staleness", config.rollout.staleness, 0),
-        ("replay.steps_per_call", config.replay.steps_per_call, 1),
+        ("replay.steps_per_call", config.replay.steps_per_call, 1), ("replay.shards", config.replay.shards, 1),
+        ("replay.segment_bytes", config.replay.segment_bytes, 1), ("replay.keep_bytes", config.replay.keep_bytes, 0),
+        ("replay.keep_steps", config.replay.keep_steps, 0), ("tasks.rounds", config.tasks.rounds, 1),
+        ("memory.shards", config.memory.shards, 0),
         ("save_every", config.save_every, 1), ("learner.ranks", config.learner.ranks, 1),
         ("tools.pool.replicas", config.tools.pool.replicas, 1), ("tools.server.batch", config.tools.server.batch, 1),
         ("tools.server.queue", config.tools.server.queue, 1),
@@ -330,17 +361,21 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(f"tasks.scenes: name each of {', '.join(config.tasks.families)}, not {', '.join(scenes)}")
     if config.tasks.traces and config.phase != "sft":
         raise ConfigError(f"tasks.traces: demonstrations are for phase sft, this is {config.phase}; questions go to tasks.file")
-    if config.tasks.file and config.phase != "rft":
-        raise ConfigError(f"tasks.file: questions are for phase rft, this is {config.phase}; demonstrations go to tasks.traces")
+    if config.tasks.file and config.phase == "sft":
+        raise ConfigError("tasks.file: questions are for phases rft and ttrl, this is sft; demonstrations go to tasks.traces")
     own = config.tasks.traces or config.tasks.file
     if config.tasks.split == "demo" and not own and not 0 < max(scenes.values(), default=0) <= 2000:
         raise ConfigError(f"tasks.scenes: the demo split has 1 to 2000 scenes a family, {scenes or 'no end'} asked for")
     if config.replay.mode == "epochs" and not all(stage.batch for stage in config.replay.mixture):
         raise ConfigError('replay.mixture: each stage needs a batch, like {until = 100, batch = {"code" = 8, "clip" = 8}}')
+    if config.replay.mode == "epochs" and (config.replay.keep_bytes or config.replay.keep_steps):
+        raise ConfigError('replay.keep_bytes and keep_steps: with replay.mode = "epochs" all that is stored is drawn again')
     if config.phase == "sft" and (config.replay.mode, config.learner.loss) != ("epochs", "imitation"):
         raise ConfigError('phase sft needs replay.mode = "epochs" and learner.loss = "imitation"')
     if config.phase == "rft" and (config.replay.mode, config.learner.loss) != ("once", "grpo"):
         raise ConfigError('phase rft needs replay.mode = "once" and learner.loss = "grpo"')
+    if config.phase == "ttrl" and (config.replay.mode, config.learner.loss) != ("once", "ttrl"):
+        raise ConfigError('phase ttrl needs replay.mode = "once" and learner.loss = "ttrl"')
 
 
 def _check_lora(learner: LearnerSettings) -> None:
@@ -357,5 +392,5 @@ def _check_lora(learner: LearnerSettings) -> None:
         raise ConfigError("learner.train_vision: with adapters, learner.lora.targets says whether vision trains")
     if lora.rank and learner.matrix_lr:
         raise ConfigError("learner.matrix_lr: Muon is for whole matrices; with learner.lora.rank set it to 0")
-    if lora.rank and lora.dropout and learner.loss == "grpo":
+    if lora.rank and lora.dropout and learner.loss != "imitation":
         raise ConfigError("learner.lora.dropout: for imitation only; rollouts were sampled without it")

@@ -25,9 +25,9 @@ CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 INSTALL = "run `make test` or `make demo` in the checkout: both install the pinned versions; elsewhere `pip install %s`"
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 OPTIONAL = {
-    "faiss": "the memory of past episodes",
+    "sentence_transformers": "text keys of the episode memory by such a model, where the policy's own do not do",
 }
-"""Package -> what it is meant for. No feature of this version needs one of them: a test fails when the code imports one."""
+"""Package -> what it is for. Nothing else needs it: a test fails when the code imports one before it is asked for."""
 CODECS = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
 """Video codecs of the clips that people have; PixelWorld's own are mjpeg."""
 LOAD_TORCH = """
@@ -310,8 +310,8 @@ def _package(needed: Requirement, pin: str | None) -> Finding:
 
 def _optional(name: str, use: str) -> Finding:
     if find_spec(name) is None:
-        return Finding("note", name, "not installed", f"not needed: no feature of this version uses it (meant for {use})")
-    return Finding("ok", name, f"installed; no feature of this version uses it (meant for {use})")
+        return Finding("note", name, "not installed", f"`pip install {name}` if you want {use}")
+    return Finding("ok", name, f"installed; for {use}")
 
 
 def _line(text: str) -> str:

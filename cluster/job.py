@@ -8,19 +8,24 @@ from typing import Any, Literal
 
 from pixelis.actors.score import Outcome
 from pixelis.actors.shift import Shift
+from pixelis.actors.stream import Answer
 from pixelis.actors.world import NO_SHIFT, Split
+from pixelis.learners.collapse import Seen
+from pixelis.memory.journal import Entry
 from pixelis.memory.ledger import Place
+from pixelis.memory.remembered import Row
+from pixelis.memory.replay import RecordId
 from pixelis.memory.trajectory import Version
 from pixelis.memory.weights import Slot
 
-Kind = Literal["recite", "sample", "evaluate"]
+Kind = Literal["recite", "sample", "evaluate", "judge"]
 Key = tuple[Kind, int]
 """What tells jobs of one run apart while they are on their way: kind and `seq`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Work for one rollout actor: task indices of a split. `(producer, seq)` names it in the replay shard.
+    """Work for one rollout actor: task indices of a split. `(producer, seq)` names it in replay.
 
     The key belongs to the job, not to the actor: a job done twice because an actor died is stored once.
 
@@ -57,7 +62,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a rollout actor tells the driver about a finished job; the groups themselves are in the replay shard.
+    """What a rollout actor tells the driver about a finished job; the groups themselves are in a replay shard.
 
     Example:
         >>> Receipt(("sample", 0), groups=2, sums={"n": 8.0, "reward": 3.0}).mean("reward")
@@ -65,8 +70,8 @@ class Receipt:
     """
 
     key: Key
-    record: int = -1
-    """Its record in the replay shard, -1 for an evaluation."""
+    record: RecordId | None = None
+    """Where it is stored; None for an evaluation."""
     indices: tuple[int, ...] = ()
     """The task indices that were asked."""
     groups: int = 0
@@ -78,6 +83,12 @@ class Receipt:
     """Evaluated episodes, encoded (`evaluate` only)."""
     refused: tuple[str, ...] = ()
     """Traces that were not stored, and why (`recite` only)."""
+    answers: tuple[Answer, ...] = ()
+    """Of each question (`judge` only), as the next two."""
+    rows: tuple[Row | None, ...] = ()
+    """How each would be remembered; None for what was not accepted."""
+    seen: tuple[Seen, ...] = ()
+    """What the collapse alarm looks at."""
 
     def mean(self, name: str) -> float:
         """Mean over the trajectories that count, 0 without any."""
@@ -88,7 +99,7 @@ class Receipt:
 class Report:
     """What a rollout actor answers when it is looked at: the jobs it has done since, and those it still holds.
 
-    Example: Report((Receipt(("sample", 3), record=7, groups=2),), held=(("sample", 4),), doing="sample of 8 questions of rft")
+    Example: Report((Receipt(("sample", 3), record=(0, 7), groups=2),), held=(("sample", 4),), doing="sample")
     """
 
     done: tuple[Receipt, ...] = ()
@@ -107,6 +118,8 @@ class Update:
     figures: dict[str, float]
     trained: tuple[Place, ...] = ()
     dropped: dict[str, tuple[Place, ...]] = field(default_factory=dict)
+    entries: tuple[Entry, ...] = ()
+    """For the journal (phase `ttrl` only)."""
 
 
 def total(receipts: Sequence[Receipt]) -> Receipt:

@@ -1,6 +1,6 @@
 """The learner's ranks, an actor each, behind the interface that RLlib's Algorithm asks of a learner group.
 
-Every rank takes the batches from the replay shard itself and works on its part of them; the driver sees figures, versions
+Every rank takes the batches from the replay shards itself and works on its part of them; the driver sees figures, versions
 and one flat array of weights, which are the same on all ranks.
 """
 
@@ -29,15 +29,21 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from pixelis.cluster.config import RunConfig
 from pixelis.cluster.job import Published, Update
 from pixelis.cluster.part import PATIENCE, PartError, answer, name_of, quiet, stack_of, where
-from pixelis.cluster.policy import put, resolve, trained
+from pixelis.cluster.policy import inheritance, put, resolve, trained
 from pixelis.cluster.pool import Held, Pool, by_age
+from pixelis.cluster.shard import Shards
 from pixelis.cluster.watchdog import Watchdog, stacks
+from pixelis.learners import judged
+from pixelis.learners.judged import Judged
 from pixelis.learners.learner import Learner
 from pixelis.learners.ranks import Ranks
-from pixelis.memory import checkpoint
+from pixelis.memory import checkpoint, codec
+from pixelis.memory.journal import Frozen, RolledBack
 from pixelis.memory.ledger import Place
 from pixelis.memory.model import Model, device_of
-from pixelis.memory.trajectory import Version
+from pixelis.memory.replay import RecordId
+from pixelis.memory.segment import Segments
+from pixelis.memory.trajectory import Group, Version
 from pixelis.memory.weights import Slot
 from pixelis.tools.media import MediaStore
 
@@ -49,8 +55,8 @@ class LearnerLost(PartError):
 class LearnerPart:
     """The inside of a learner actor: one rank's `Learner`, its pool, and its checkpoints."""
 
-    def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int, rank: int = 0) -> None:
-        self.config, self.shard, self.rank = config, shard, rank
+    def __init__(self, config: RunConfig, root: Path, shards: Shards, epoch: int, rank: int = 0) -> None:
+        self.config, self.shards, self.rank, self.segments = config, shards, rank, Segments()
         quiet()
         source = resolve(config.start)
         model = Model.load(source.folder, config.learner.dtype, device_of(config.learner.gpus), source.card or config.card)
@@ -58,7 +64,17 @@ class LearnerPart:
             put(model, source.checkpoint)
         self.base = source.folder.resolve()
         self.learner = Learner(model, MediaStore(root / "media"), config.learner, (epoch, 0), config.stop.steps)
+        if self.learner.ttrl:
+            self._inherit()
         self.pool = Pool(config.replay, config.seed)
+
+    def _inherit(self) -> None:
+        """Curiosity and coherence as the phase before has left them, if it has."""
+        left = inheritance(self.config.start)
+        if left is None:
+            return
+        origin = Model.load(left.origin, self.config.learner.dtype, device_of(self.config.learner.gpus))
+        self.learner.inherit(origin, left.tensors, left.state)
 
     def address(self) -> str:
         """Where this process could listen."""
@@ -70,17 +86,18 @@ class LearnerPart:
         """Become one of `size` ranks; returns when all have met."""
         self.learner.join(Ranks.join(self.rank, size, address, self.config.deadline))
 
-    def update(self, records: Sequence[int], first: int, steps: int) -> list[Update]:
-        """Optimizer steps `first`, `first + 1`, ... after taking some more records of the shard into the pool."""
-        read = answer(self.shard.read.remote(list(records)), self.config.deadline, "replay shard") if records else []
-        self.pool.add(dict(zip(records, read, strict=True)))
+    def update(self, records: Sequence[RecordId], first: int, steps: int) -> list[Update]:
+        """Optimizer steps `first`, `first + 1`, ... after taking some more records of the shards into the pool."""
+        found = self.shards.encoded(records, self.segments)
+        read: Callable[[Any], Sequence[Group | Judged]] = judged.decode if self.learner.ttrl else codec.decode
+        self.pool.add({record: read(data) for record, data in zip(records, found, strict=True)})
         return [self._step(self.pool.draw(first + i)) for i in range(steps)]
 
     def _step(self, drawn: list[Held]) -> Update:
         """One step on some groups, and what became of each of their trajectories."""
         at, once = self.learner.version[1], self.config.replay.mode == "once"
         stale, fresh = by_age(drawn, at - self.config.rollout.staleness) if once else ([], drawn)  # a teacher has no weights
-        figures = self.learner.update([held.group for held in fresh])
+        figures = self.learner.update([held.judged or held.group for held in fresh])
         if once and fresh:
             figures["staleness"] = float(np.mean([at - held.sampled_at for held in fresh]))
         dropped = {why: tuple(fresh[g].places[k] for g, k in places) for why, places in self.learner.left_out.items() if places}
@@ -89,7 +106,23 @@ class LearnerPart:
             figures["dropped_stale"] = float(len(stale))
         gone = {place for places in dropped.values() for place in places}
         trained: list[Place] = [place for held in fresh for place in held.places if place not in gone]
-        return Update(figures, tuple(trained), dropped)
+        return Update(figures, tuple(trained), dropped, tuple(self.learner.entries))
+
+    def rehearse(self, groups: bytes) -> None:
+        """See `Learner.rehearse`."""
+        self.learner.rehearse([t for group in codec.decode(groups) for t in group.trajectories])
+
+    def keep_good(self) -> None:
+        """See `Learner.keep_good`."""
+        self.learner.keep_good()
+
+    def roll_back(self, epoch: int, why: str, figures: dict[str, float]) -> tuple[RolledBack, Frozen]:
+        """Put the last good weights back, and learn nothing from here on; the journal's entries of both."""
+        return self.learner.roll_back(epoch, why, figures), self.learner.freeze(why, figures)
+
+    def hash(self) -> str:
+        """sha256 of the weights now."""
+        return self.learner.flat().hash()
 
     def version(self) -> Version:
         """Of the weights now."""
@@ -150,9 +183,9 @@ class LearnerGroup:
 
     is_remote, is_local = True, False
 
-    def __init__(self, config: RunConfig, root: Path, shard: ActorHandle, epoch: int) -> None:
+    def __init__(self, config: RunConfig, root: Path, shards: Shards, epoch: int) -> None:
         self.config, self.watchdog = config, Watchdog(config.watch)
-        self._what = (config, root, shard)
+        self._what = (config, root, shards)
         self.actors: list[ActorHandle] = []
         self.epoch = epoch
         self._plan: tuple[Slot, ...] = ()
@@ -179,7 +212,7 @@ class LearnerGroup:
             self.ask([actor.join.remote(size, where) for actor in self.actors])
         self._where = answer([actor.where.remote() for actor in self.actors], seconds, "learner")
 
-    def begin_update(self, records: Sequence[int], first: int, steps: int) -> list[Any]:
+    def begin_update(self, records: Sequence[RecordId], first: int, steps: int) -> list[Any]:
         """Start some optimizer steps on what was read before and these records; `ask` for what is returned."""
         return [actor.update.remote(records, first, steps) for actor in self.actors]
 
@@ -196,7 +229,7 @@ class LearnerGroup:
             raise LearnerLost(f"rank {ranks} of the learner did not answer within {self.config.deadline:g} s")
         return not late
 
-    def update(self, records: Sequence[int], first: int, steps: int = 1) -> list[Update]:
+    def update(self, records: Sequence[RecordId], first: int, steps: int = 1) -> list[Update]:
         """Some optimizer steps."""
         return self.ask(self.begin_update(records, first, steps))
 
@@ -220,6 +253,23 @@ class LearnerGroup:
             raise
         except PartError as error:
             raise LearnerLost(str(error)) from None
+
+    def rehearse(self, groups: bytes) -> None:
+        """See `Learner.rehearse`."""
+        self.ask([actor.rehearse.remote(groups) for actor in self.actors])
+
+    def keep_good(self) -> None:
+        """See `Learner.keep_good`."""
+        self.ask([actor.keep_good.remote() for actor in self.actors])
+
+    def roll_back(self, epoch: int, why: str, figures: dict[str, float]) -> tuple[RolledBack, Frozen]:
+        """See `LearnerPart.roll_back`: the first weights of a new epoch."""
+        self.epoch = epoch
+        return self.ask([actor.roll_back.remote(epoch, why, figures) for actor in self.actors])
+
+    def hash(self) -> str:
+        """sha256 of the weights now."""
+        return self.ask([actor.hash.remote() for actor in self.actors])
 
     def save(self, path: Path, state: dict[str, Any]) -> Path:
         """See `LearnerPart.save`."""

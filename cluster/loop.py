@@ -12,19 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ray.actor import ActorHandle
-
-from pixelis.cluster.config import RunConfig
+from pixelis.cluster.adaptation import Adaptation
+from pixelis.cluster.config import Phase, RunConfig
 from pixelis.cluster.crew import Crew
 from pixelis.cluster.job import Job, Kind, Published, Receipt, Update, total
 from pixelis.cluster.learner_group import LearnerGroup
 from pixelis.cluster.meters import Meters
-from pixelis.cluster.part import answer
+from pixelis.cluster.shard import Shards
 from pixelis.cluster.source import end
 from pixelis.memory.ledger import Began, Ledger, Place, Stepped, Stored, survives
-from pixelis.memory.replay import Record
+from pixelis.memory.replay import Record, RecordId
 
 CALLS = ("calls_ok", "calls_policy", "calls_tool", "calls_infra")
+ACTS: dict[Phase, Kind] = {"sft": "recite", "rft": "sample", "ttrl": "judge"}
+"""What rollout actors do in each phase."""
 LOOK = 0.1
 """Seconds between looks at the actors while the learner works."""
 
@@ -39,10 +40,11 @@ class Loop:
     """
 
     def __init__(
-        self, config: RunConfig, crew: Crew, learners: LearnerGroup, shard: ActorHandle, ledger: Ledger, meters: Meters
-    ) -> None:
-        self.config, self.crew, self.learners, self.shard = config, crew, learners, shard
-        self.ledger, self.meters = ledger, meters
+        self, config: RunConfig, crew: Crew, learners: LearnerGroup, shards: Shards, ledger: Ledger, meters: Meters,
+        adaptation: Adaptation | None = None,
+    ) -> None:  # fmt: skip
+        self.config, self.crew, self.learners, self.shards = config, crew, learners, shards
+        self.ledger, self.meters, self.adaptation = ledger, meters, adaptation
         self.step = 0
         """Optimizer steps tried so far."""
         self.cursor = 0
@@ -53,14 +55,14 @@ class Loop:
         """Traces that were not learned from."""
         self.news: list[str] = []
         """What was not told yet: why they were not."""
-        self.end = end(config.tasks)
+        self.end = end(config.tasks, config.phase)
         self.published = Published((0, 0))
         self.begun = False
         self._deaths = 0
         self._out: set[int] = set()
-        self._stored: dict[int, int] = {}
-        self._read: list[int] = []
-        self._receipts: dict[int, Receipt] = {}
+        self._stored: dict[int, RecordId] = {}
+        self._read: list[RecordId] = []
+        self._receipts: dict[RecordId, Receipt] = {}
 
     def begin(self, state: Mapping[str, Any]) -> None:
         """Start from `state` (of a checkpoint that the learner has restored; empty for a new phase) in a new epoch.
@@ -70,19 +72,28 @@ class Loop:
         self.step, self.cursor, self.infra = (int(state.get(k, 0)) for k in ("step", "cursor", "infra"))
         self.refused = int(state.get("refused", 0))
         self.publish()
-        records: list[Record] = answer(self.shard.catalog.remote(), self.config.deadline, "replay shard")
+        records = {n: r for n, r in self.shards.catalog().items() if not r.evicted}
         gone = {r for e in self.ledger.entries if isinstance(e, Began) for places in e.dropped.values() for r, _ in places}
-        ahead = {n: r for n, r in enumerate(records) if n not in gone and r.indices and r.indices[-1] >= self.cursor}
+        ahead = {n: r for n, r in records.items() if n not in gone and r.indices and r.indices[-1] >= self.cursor}
         began = Began(self.published.version, self.step)
         lost = [n for n, r in ahead.items() if not survives(r.version, [*self.ledger.entries, began])]
         split = [n for n, r in ahead.items() if n not in lost and len({self._iteration(i) for i in r.indices}) > 1]
-        dropped = {"lost weights": _places(lost, records), "iterations of another size": _places(split, records)}
+        again = list[RecordId]()
+        if self.adaptation:  # their answers may not be out: whatever has not been learned from is asked again
+            again = [n for n in ahead if n not in lost and n not in split]
+        dropped = {
+            "lost weights": _places(lost, records), "iterations of another size": _places(split, records),
+            "asked again": _places(again, records),
+        }  # fmt: skip
         self.ledger.write(replace(began, dropped={why: places for why, places in dropped.items() if places}))
-        kept = [n for n in ahead if n not in lost and n not in split]
+        kept = [n for n in ahead if n not in lost and n not in split and n not in again]
         self._stored = {index: n for n in kept for index in records[n].indices}
-        again = self.config.replay.mode == "epochs"
-        self._read = [n for n, r in enumerate(records) if again and r.indices and r.indices[-1] < self.cursor]
+        once = self.config.replay.mode == "once"
+        self._read = [n for n, r in records.items() if not once and r.indices and r.indices[-1] < self.cursor]
         self._out, self._receipts, self.begun = set(), {}, True
+        if self.adaptation:
+            self.adaptation.begin(state.get("adaptation", {}), self.published)
+            self._watch(self.adaptation)
 
     def round(self) -> list[dict[str, float]]:
         """One iteration; the figures of each optimizer step, the last with those of the rollouts."""
@@ -92,6 +103,9 @@ class Loop:
             self._settle(self.crew.collect(self.published, 1.0))
         waited = time.monotonic() - start
         records = self._take()
+        receipts = [self._receipts.pop(n) for n in records if n in self._receipts]
+        if self.adaptation:
+            self.adaptation.serve(receipts)
         steps = self._steps()
         pending = self.learners.begin_update([*self._read, *records], self.step, steps)
         self._read = []
@@ -99,14 +113,18 @@ class Loop:
         updates: list[Update] = self.learners.ask(pending)
         self.step += steps
         self.ledger.write(*self._entries(updates))
+        self._make_room()
+        told = self.adaptation.learned(updates, receipts) if self.adaptation else {}
         before = time.monotonic()
         if self.config.phase != "sft":
             self.publish()
+        if self.adaptation:
+            self._watch(self.adaptation)
         now = time.monotonic()
         times = {"rollout_wait_s": waited, "update_s": updating, "publish_s": now - before, "seconds": now - start}
         times["overlap"] = overlapped / updating if updating else 0.0
-        receipts = [self._receipts.pop(n) for n in records if n in self._receipts]
         figures = self._numbered([u.figures for u in updates], total(receipts), times)
+        figures[-1] |= told
         self.meters.show(figures[-1])
         for update in updates:
             self.meters.update(update)
@@ -123,7 +141,14 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """How far the phase is, for a checkpoint."""
-        return {"step": self.step, "cursor": self.cursor, "infra": self.infra, "refused": self.refused}
+        told = {"step": self.step, "cursor": self.cursor, "infra": self.infra, "refused": self.refused}
+        return {**told, "adaptation": self.adaptation.state()} if self.adaptation else told
+
+    def _watch(self, adaptation: Adaptation) -> None:
+        """Look at the canary; weights that were put back are a new epoch's first."""
+        if adaptation.watch(self.published, self.ledger.epoch(self.learners.epoch + 1)):
+            self.publish()
+            self.ledger.write(Began(self.published.version, self.step))
 
     def _ask(self) -> None:
         """Give out the questions of this iteration and of as many after it as may be asked with these weights."""
@@ -135,7 +160,7 @@ class Loop:
 
     def jobs(self, questions: Sequence[int]) -> list[Job]:
         """Some questions, split evenly over the actors."""
-        kind: Kind = "recite" if self.config.phase == "sft" else "sample"
+        kind = ACTS[self.config.phase]
         producer = f"{self.config.name}/{self.config.phase}/{self.published.version[0]}"
         parts = [tuple(questions[i :: self.config.rollout.actors]) for i in range(self.config.rollout.actors)]
         return [Job(kind, part, self.config.tasks.split, producer, part[0]) for part in parts if part]
@@ -151,8 +176,9 @@ class Loop:
 
     def _settle(self, receipts: Sequence[Receipt]) -> None:
         """Remember what is stored now."""
-        self.ledger.write(*(Stored(receipt.record) for receipt in receipts))
+        self.ledger.write(*(Stored(r.record) for r in receipts if r.record is not None))
         for receipt in receipts:
+            assert receipt.record is not None
             self.meters.rollouts(receipt)
             self._receipts[receipt.record] = receipt
             self._stored |= dict.fromkeys(receipt.indices, receipt.record)
@@ -163,7 +189,14 @@ class Loop:
         self.meters.count("deaths", self.crew.infra - self._deaths, part="rollout actor")
         self._deaths = self.crew.infra
 
-    def _take(self) -> list[int]:
+    def _make_room(self) -> None:
+        """Give up what the learner has had and nobody will ask for again, if the config sets a bound."""
+        settings = self.config.replay
+        if settings.keep_bytes or settings.keep_steps:
+            oldest = self.step - settings.keep_steps if settings.keep_steps else 0
+            self.shards.evict(settings.keep_bytes, oldest, self.cursor)
+
+    def _take(self) -> list[RecordId]:
         """The records of this iteration; the cursor moves past it."""
         questions = self._questions(0)
         records = sorted({self._stored.pop(i) for i in questions})
@@ -212,10 +245,12 @@ class Loop:
         if self.config.tasks.traces:
             out[-1]["refused"] = float(self.refused)
         if self.config.phase != "sft":
-            out[-1] |= {"reward": receipt.mean("reward"), "answer": receipt.mean("answer")}
+            out[-1]["reward"] = receipt.mean("reward")
+        if self.config.phase == "rft":
+            out[-1]["answer"] = receipt.mean("answer")
         return out
 
 
-def _places(numbers: Sequence[int], records: Sequence[Record]) -> tuple[Place, ...]:
+def _places(numbers: Sequence[RecordId], records: Mapping[RecordId, Record]) -> tuple[Place, ...]:
     """Every trajectory of some records."""
     return tuple((n, k) for n in numbers for k in range(records[n].trajectories))

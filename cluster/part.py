@@ -14,16 +14,24 @@ PATIENCE = 5.0
 """Seconds in which Ray notices that a process has died, and a living one says what it is doing."""
 
 
+NAMESPACE = "pixelis"
+"""Of the actors that outlive a driver: names are found in one namespace only, and each driver has its own."""
+
+
 class PartError(RuntimeError):
     """A part of the run that did not answer in time, died, or failed by a bug (then with its traceback)."""
 
 
+class Late(PartError):
+    """A part that did not answer in time."""
+
+
 def answer(ref: Any, seconds: float, part: str) -> Any:
-    """`ray.get` with a deadline. PartError names the part that was late or died; its own errors come through."""
+    """`ray.get` with a deadline. Late or PartError names the part that was late or died; its own errors come through."""
     try:
         return ray.get(ref, timeout=seconds)
     except GetTimeoutError as e:
-        raise PartError(f"the {part} did not answer within {seconds:g} s") from e
+        raise Late(f"the {part} did not answer within {seconds:g} s") from e
     except RayTaskError:
         raise
     except RayActorError as e:

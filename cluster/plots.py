@@ -30,6 +30,11 @@ CURVES: Mapping[str, str] = {  # key in metrics.jsonl -> title; in this order
     "head_box_iou": "mean IoU of the box head on its batch",
     "kl_k3_policy_to_start_token_mean": "KL to the start policy, nats a token (k3)",
     "kl_exact_policy_to_start_probes": "KL to the start policy on the probes, nats a token (exact)",
+    "kl_window": "KL to the moving average, nats a token (k3, mean of 16 kept updates)",
+    "kl_exact_policy_to_ema_probes": "KL to the moving average on the probes, nats a token (exact)",
+    "stream_accepted": "share of the last questions that were learned from",
+    "stream_entropy": "entropy of the answers to the last questions, nats",
+    "commits": "updates kept so far",
     "beta": "weight of the KL",
     "curiosity_scaled": "mean reward for curiosity",
     "coherence_scaled": "mean reward for coherence",
@@ -107,7 +112,7 @@ def arms(rows: Sequence[Mapping[str, Any]]) -> str:
             ax.scatter([float(np.mean(found[arm]))] if found[arm] else [], [y] if found[arm] else [], s=34, color=LINE)
         ax.axvline(found["sft"][0], color=SOFT, linewidth=1, linestyle="--")
         ax.set_yticks(range(len(names)), names)
-        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set_ylim(max(1, len(names)) - 0.5, -0.5)
         ax.grid(True, axis="x", color="#eceff3")
         ax.set_title(f"{key.replace('_', ' ')}, {start} start (dashed)", fontsize=10, color=INK, loc="left")
     return _drawn(figure)

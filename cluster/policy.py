@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pixelis.memory.lora import LoraSettings
     from pixelis.memory.model import Card, Model, Precision
 
-PHASES = ("rft", "sft")
+PHASES = ("ttrl", "rft", "sft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,30 @@ def open_policy(
         put(model, source.checkpoint)
         merge(model)
     return model
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What CC-RFT leaves to the phase after it: its statistics, and the policy that they are of."""
+
+    origin: Path
+    tensors: Mapping[str, Tensor]
+    state: dict[str, Any]
+
+
+def inheritance(path: str | Path) -> Inheritance | None:
+    """What the newest checkpoint of CC-RFT has in the run that a policy is of; None where there is none, or it paid for
+    neither curiosity nor coherence, or the policy that it started from is gone."""
+    policy = _find(Path(path)).folder.resolve()
+    newest = latest(policy.parent.parent / "checkpoints" / "rft") if policy.name == "rft" else None
+    if newest is None:
+        return None
+    found = load(newest)
+    state = found.state["learner"].get("intrinsic", {})
+    origin = Path(found.state["base"])
+    if not {"curiosity", "coherence"} & state.keys() or not origin.is_dir():
+        return None
+    return Inheritance(origin, found.tensors.get("intrinsic", {}), state)
 
 
 def check_start(path: str | Path, lora: LoraSettings) -> None:

@@ -8,18 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from pixelis.cluster.config import ANY, ConfigError, ReplaySettings, Stage
+from pixelis.learners.judged import Judged
 from pixelis.memory.ledger import Place
+from pixelis.memory.replay import RecordId
 from pixelis.memory.trajectory import Group
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A stored group. Example: Held(group, record=7, first=4).places == ((7, 4), (7, 5))"""
+    """A stored group. Example: Held(group, record=(0, 7), first=4).places == (((0, 7), 4), ((0, 7), 5))"""
 
     group: Group
-    record: int
+    record: RecordId
     first: int
     """Which of the record's trajectories is the group's first."""
+    judged: Judged | None = None
+    """With the verdict on it (phase `ttrl`)."""
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -37,7 +41,7 @@ class Pool:
 
     Example:
         >>> pool = Pool(ReplaySettings("epochs"), seed=0)                                # doctest: +SKIP
-        >>> pool.add({7: shard.read([7])[0]})                                            # doctest: +SKIP
+        >>> pool.add({(0, 7): shard.read([7])[0]})                                       # doctest: +SKIP
         >>> batch = pool.draw(step=7)                                                    # doctest: +SKIP
     """
 
@@ -46,14 +50,15 @@ class Pool:
         self._fresh: list[Held] = []
         self._families: dict[str, list[Held]] = {}
 
-    def add(self, records: Mapping[int, Sequence[Group]]) -> None:
+    def add(self, records: Mapping[RecordId, Sequence[Group | Judged]]) -> None:
         """Take the groups of some records in."""
         for number, groups in records.items():
             first = 0
-            for group in groups:
+            for one in groups:
+                group, judged = (one.group, one) if isinstance(one, Judged) else (one, None)
                 family = group.trajectories[0].family
                 kept = self._fresh if self.settings.mode == "once" else self._families.setdefault(family, [])
-                kept.append(Held(group, number, first))
+                kept.append(Held(group, number, first, judged))
                 first += len(group)
         for kept in (self._fresh, *self._families.values()):
             kept.sort(key=lambda held: (held.group.task_id, held.group.trajectories[0].id))
@@ -72,7 +77,7 @@ class Pool:
         kept = [held for name in named for held in self._families.get(name, [])]
         if count and not kept:
             has = ", ".join(self._families) or "nothing"
-            raise ConfigError(f"replay.mixture: no {family} in the replay shard, which has {has}; it wants {count} a batch")
+            raise ConfigError(f"replay.mixture: no {family} in replay, which has {has}; it wants {count} a batch")
         return [kept[i] for i in rng.integers(len(kept), size=count)] if count else []
 
 

@@ -13,7 +13,7 @@ SILENCE = 10.0
 """Seconds between lines without a terminal."""
 SHOWN = {
     "nll": "nll", "reward": "reward", "answer": "answer", "valid": "valid", "chain_length": "chain_length",
-    "kl_k3_policy_to_start_token_mean": "kl", "loss": "loss", "success": "success",
+    "kl_k3_policy_to_start_token_mean": "kl", "kl_window": "kl", "accepted": "accepted", "loss": "loss", "success": "success",
 }  # fmt: skip
 
 

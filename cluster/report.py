@@ -25,6 +25,7 @@ SAMPLES = 2
 WHAT = {
     "sft": "imitation of a teacher that recites demonstrations through the real tools",
     "rft": "reinforcement from own rollouts: answers, curiosity and coherence pay; long, invalid and repeated chains cost",
+    "ttrl": "adaptation to questions without a key, from the votes of own rollouts",
 }
 COLUMNS = {
     "n": "episodes", "success": "success", "valid": "valid steps", "chain_length": "steps", "rapr": "RaPR",

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,10 @@ TOLD = 10
 """Traces that are not learned from, and of which is told why."""
 REBUILDS = 3
 """Times that learners are rebuilt from one checkpoint before the run ends."""
+FREED = 30.0
+"""Seconds in which a cluster frees what a run held that has just ended."""
+MORE = {"CPU": "take fewer, or begin it with `ray start --head --num-cpus=...`", "GPU": "set rollout.gpus and learner.gpus"}
+"""What to do about a cluster that has too few."""
 
 
 class Interrupted(Exception):
@@ -64,9 +69,11 @@ def train_all(configs: Sequence[RunConfig], resume: bool = False, dashboard: boo
     Phases that are finished are passed over when `resume` is set. Raises Interrupted after Ctrl-C.
     """
     root = RUNS / configs[0].name
-    configs = [looked_at(_checked(config, root, resume)) for config in configs]
-    # a start policy that is missing is told, or pre-trained, before Ray is up
-    configs = [config if i and not config.start else _started(config) for i, config in enumerate(configs)]
+    configs = [looked_over(config, resume) for config in configs]
+    if not configs[0].start:  # pre-trained before Ray is up
+        from pixelis.cluster.pretrain import backbone
+
+        configs[0] = replace(configs[0], start=str(backbone(configs[0].seed)))
     with stop_signals() as stop, ray_session(configs, dashboard):
         for i, config in enumerate(configs):
             if config.phase in read_summary(root)["phases"]:
@@ -75,6 +82,19 @@ def train_all(configs: Sequence[RunConfig], resume: bool = False, dashboard: boo
                 config = replace(config, start=str((root / "policy" / configs[i - 1].phase).resolve()))
             Phase(config, root, resume, stop).run()
     return root
+
+
+def looked_over(config: RunConfig, resume: bool) -> RunConfig:
+    """The config with whole paths, once all that can be wrong with it is looked at; nothing is started.
+
+    Raises: ConfigError when the phase was begun already and `resume` is not set, CheckpointError or ModelError for a start
+    policy that is none, and as `looked_at`.
+    """
+    config = looked_at(_checked(config, RUNS / config.name, resume))
+    if not config.start:
+        return config
+    check_start(config.start, config.learner.lora)
+    return replace(config, start=str(Path(config.start).resolve()))
 
 
 class Phase:
@@ -129,11 +149,15 @@ class Phase:
         made = PixelisConfig().for_run(self.config, self.root.resolve(), epoch=_next_epoch(self.root))
         with _stderr_to(self.root / "ray.log"):
             algorithm = cast("PixelisAlgorithm", made.build_algo())
-        if self.resumed:
-            self.spent = algorithm.go_on(self.resumed.resolve())["spent"]
-        else:
-            algorithm.begin()
-            self._save(algorithm)  # so that there is always one to go on from
+        try:
+            if self.resumed:
+                self.spent = algorithm.go_on(self.resumed.resolve())["spent"]
+            else:
+                algorithm.begin()
+                self._save(algorithm)  # so that there is always one to go on from
+        except BaseException:
+            algorithm.stop()
+            raise
         return algorithm
 
     def _train(self, algorithm: PixelisAlgorithm, track: Track) -> None:
@@ -150,6 +174,7 @@ class Phase:
                         bar.say(f"step {loop.step}: all rollouts of 50 updates earned the same {name}: it teaches nothing")
                         self.alarmed.add(name)
                 self._tell_refused(loop, bar)
+                self._tell_news(loop, bar)
                 bar.to(loop.step, algorithm.figures[-1])
                 if self.stop.asked:
                     raise Interrupted(self.config.phase, self._save(algorithm))
@@ -166,6 +191,13 @@ class Phase:
             bar.say(f"not learned from: {line}")
         if before <= TOLD < loop.refused:
             bar.say(f"not learned from: more than {TOLD}; pixelis traces check {self.config.tasks.traces} tells them all")
+
+    def _tell_news(self, loop: Loop, bar: Bar) -> None:
+        """Say what test-time training has to say."""
+        if loop.adaptation:
+            told, loop.adaptation.news = loop.adaptation.news, []
+            for line in told:
+                bar.say(f"step {loop.step}: {line}")
 
     def _recover(self, algorithm: PixelisAlgorithm, lost: PartError, track: Track) -> None:
         """A learner rank is lost: all are rebuilt from the newest checkpoint, a few times."""
@@ -281,28 +313,38 @@ def ray_session(configs: Sequence[RunConfig], dashboard: bool) -> Iterator[None]
     import ray
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    needed = max(config.rollout.actors + config.learner.ranks for config in configs)
-    slots = needed + max(_tool_slots(config) for config in configs)
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     if os.environ.get("RAY_ADDRESS"):
         where: dict[str, Any] = {"runtime_env": {"env_vars": threads}}
     else:
         os.environ.update(threads)  # a Ray of our own inherits it, and starts each worker 0.7 s sooner than with an environment
         # One slot for each part, however few cores there are: an actor that finds none would wait for ever, silently.
-        where = {"num_cpus": slots, "include_dashboard": dashboard}
+        where = {"num_cpus": max(map(_parts, configs)) + max(map(_tools, configs)), "include_dashboard": dashboard}
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
     for number, handler in handlers.items():  # ray.init installs its own for SIGTERM
         signal.signal(number, handler)
     try:
         gpus = max(c.rollout.actors * c.rollout.gpus + c.learner.ranks * c.learner.gpus for c in configs)
-        for kind, wanted in (("CPU", needed), ("GPU", gpus)):
-            free = ray.cluster_resources().get(kind, 0)
-            if free < wanted:
-                told = f"rollout.actors and learner.ranks together need {wanted:g} {kind}s, the cluster has {free:g}"
-                raise ConfigError(told + ("; set rollout.gpus and learner.gpus" if kind == "GPU" else ""))
+        _granted({"CPU": max(map(_parts, configs)), "GPU": gpus})
         yield
     finally:
         ray.shutdown()
+
+
+def _granted(wanted: Mapping[str, float]) -> None:
+    """ConfigError when the cluster has less than is wanted, or has not as much free: an actor would wait for ever, silently."""
+    import ray
+
+    until = time.monotonic() + FREED
+    for kind, count in wanted.items():
+        told = f"rollout.actors and learner.ranks together need {count:g} {kind}s, the cluster has "
+        have = ray.cluster_resources().get(kind, 0)
+        if have < count:
+            raise ConfigError(f"{told}{have:g}; {MORE[kind]}")
+        while (free := ray.available_resources().get(kind, 0)) < count:
+            if time.monotonic() > until:
+                raise ConfigError(f"{told}{have:g}, of which {free:g} are free: `pixelis jobs` says what runs there")
+            time.sleep(0.2)
 
 
 @contextmanager
@@ -335,17 +377,16 @@ def _checked(config: RunConfig, root: Path, resume: bool) -> RunConfig:
     return config
 
 
-def _started(config: RunConfig) -> RunConfig:
-    """The config with a start policy that is there. CheckpointError when it is not."""
-    if not config.start:
-        from pixelis.cluster.pretrain import backbone
-
-        return replace(config, start=str(backbone(config.seed)))
-    check_start(config.start, config.learner.lora)
-    return replace(config, start=str(Path(config.start).resolve()))
+def slots(config: RunConfig) -> int:
+    """CPUs of a Ray on which a run and its tools have one for each part."""
+    return _parts(config) + _tools(config)
 
 
-def _tool_slots(config: RunConfig) -> int:
+def _parts(config: RunConfig) -> int:
+    return config.rollout.actors + config.learner.ranks
+
+
+def _tools(config: RunConfig) -> int:
     pool = config.tools.pool
     return math.ceil(pool.limit * pool.cpus) if config.tools.where == "pool" else 0
 

@@ -1,4 +1,4 @@
-"""The inside of a rollout actor: tasks in, groups to the replay shard, a receipt to the driver. No RLlib here."""
+"""The inside of a rollout actor: tasks in, groups to a replay shard, a receipt to the driver. No RLlib here."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-from ray.actor import ActorHandle
 
 from pixelis.actors.engine import TransformersEngine
 from pixelis.actors.liveness import check_vision
@@ -21,13 +19,19 @@ from pixelis.actors.world import NO_SHIFT, Split
 from pixelis.cluster.backlog import Backlog
 from pixelis.cluster.config import RunConfig
 from pixelis.cluster.job import Job, Published, Receipt, Report
+from pixelis.cluster.judge import Judge
 from pixelis.cluster.part import answer, quiet
 from pixelis.cluster.policy import open_policy
-from pixelis.cluster.source import open_source
+from pixelis.cluster.shard import Shards
+from pixelis.cluster.source import Rounds, asked, open_source
 from pixelis.cluster.tool_pool import ToolPool
+from pixelis.learners.collapse import seen
+from pixelis.learners.judged import encode as encode_judged
 from pixelis.memory.codec import encode
+from pixelis.memory.encoder import encoders
 from pixelis.memory.lora import adapt, trains_vision
-from pixelis.memory.model import device_of
+from pixelis.memory.model import Model, device_of
+from pixelis.memory.recall import EpisodeMemory, Handle
 from pixelis.memory.trajectory import Group, Trajectory, Version
 from pixelis.memory.weights import unflatten
 from pixelis.tools.backend import tools
@@ -47,11 +51,15 @@ class Runner:
         self,
         config: RunConfig,
         root: Path,
-        shard: ActorHandle | None,
+        shards: Shards | None,
         version: Version = (0, 0),
         keeper: Any = None,
+        memory: Sequence[Handle] = (),
     ) -> None:
-        self.config, self.root, self.shard, self.keeper, self._version = config, root, shard, keeper, version
+        """`memory`: the shards of the episode memory, for `judge`."""
+        self.config, self.root, self.shards, self.keeper, self._version = config, root, shards, keeper, version
+        self.memory = memory
+        self.episodes: EpisodeMemory | None = None
         self._workers: dict[tuple[Split, bool, Shift], RolloutWorker] = {}
         quiet()
 
@@ -74,8 +82,16 @@ class Runner:
         """The policy, loaded from where the phase starts."""
         config = self.config
         model = open_policy(config.start, config.learner.dtype, device_of(config.rollout.gpus), config.card)
+        self._remember(model)
         adapt(model, config.learner.lora)
         return TransformersEngine(model, self.store, Renderer(model).stop, self._version)
+
+    def _remember(self, model: Model) -> None:
+        """Open the episode memory with the towers that the phase starts from: keys of others could not be compared."""
+        if self.memory:
+            settings = self.config.memory
+            frozen = model.with_eyes_of_its_own()
+            self.episodes = EpisodeMemory(self.memory, *encoders(frozen, self.store, settings.encoder), settings.recall)
 
     @cached_property
     def toolbox(self) -> Toolbox:
@@ -85,11 +101,13 @@ class Runner:
         return Toolbox(self.store, backend, self.config.tools.deadline)
 
     def run(self, job: Job, published: Published | None = None) -> Receipt:
-        """Do one job under the published weights. Groups are durable in the shard when the receipt comes back."""
+        """Do one job under the published weights. Groups are durable in a shard when the receipt comes back."""
         start = time.monotonic()
         self._pull(published)
-        worker = self._worker(job.split, equally=job.kind == "evaluate", shift=job.shift)
+        worker = self._worker(job.split, equally=job.kind in ("evaluate", "judge"), shift=job.shift)
         before = self.toolbox.retried, worker.repeated
+        if job.kind == "judge":
+            return self._judge(job, start)
         if job.kind == "evaluate":
             outcomes, trajectories = worker.evaluate(job.indices)
             episodes = encode([Group(t.task_id, (t,)) for t in trajectories]) if trajectories else b""
@@ -97,14 +115,44 @@ class Runner:
             return Receipt(job.key, sums=sums, outcomes=tuple(outcomes), episodes=episodes)
         act: Callable[[Sequence[int]], list[Group]] = worker.recite if job.kind == "recite" else worker.sample
         groups = act(job.indices)
-        assert self.shard is not None
-        stored: Any = self.shard.add.remote(job.producer, job.seq, encode(groups), indices=job.indices)
-        record = answer(stored, self.config.deadline, "replay shard")
+        assert self.shards is not None
+        record = self.shards.add(job.producer, job.seq, encode(groups), job.indices)
         sums = sums_of([t for g in groups for t in g.trajectories], start)
         retries = self.toolbox.retried - before[0], worker.repeated - before[1]
         refused, worker.refused = tuple(worker.refused), []
         sums |= {"call_retries": float(retries[0]), "episode_retries": float(retries[1]), "refused": float(len(refused))}
         return Receipt(job.key, record, job.indices, len(groups), sums, refused=refused)
+
+    @cached_property
+    def questions(self) -> Rounds:
+        """Those that nobody has the key of."""
+        return asked(self.config.tasks, self.store)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Who asks them."""
+        config, engine = self.config, self.engine
+        worker = RolloutWorker(self.questions, self.toolbox, Renderer(engine.model), engine, config.rollout, config.seed)
+        return Judge(worker, self.episodes, config.learner.ttrl)
+
+    def _judge(self, job: Job, start: float) -> Receipt:
+        """Answer questions; what may be learned from them is durable in a shard when the receipt comes back."""
+        before = self.toolbox.retried, self.judge.worker.repeated
+        tasks = {index: self.questions.task(index) for index in job.indices}
+        served = self.judge.serve(tasks, self.engine.version)
+        judged = [one.judged for one in served.values() if one.judged]
+        assert self.shards is not None
+        record = self.shards.add(job.producer, job.seq, encode_judged(judged), job.indices)
+        sums = sums_of([t for one in judged for t in one.group.trajectories], start)
+        sums |= {
+            "call_retries": float(self.toolbox.retried - before[0]),
+            "episode_retries": float(self.judge.worker.repeated - before[1]),
+        }
+        return Receipt(
+            job.key, record, job.indices, len(judged), sums,
+            answers=tuple(one.answer for one in served.values()), rows=tuple(one.row for one in served.values()),
+            seen=tuple(seen(one.verdict, one.decision) for one in judged),
+        )  # fmt: skip
 
     def look(self, split: Split, published: Published | None = None) -> float:
         """Vision liveness: see `actors.liveness.check_vision`."""

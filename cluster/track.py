@@ -13,6 +13,8 @@ from pixelis.memory.log import replace_file
 
 BATCH = 500
 """Metrics sent to MLflow at once: each call is a transaction."""
+TAIL = 1 << 16
+"""Bytes of metrics.jsonl in which its last lines are."""
 
 
 class Track:
@@ -88,6 +90,20 @@ def _cut_torn_line(path: Path) -> None:
     data = path.read_bytes() if path.exists() else b""
     if data and not data.endswith(b"\n"):
         os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def last_step(root: Path, phase: str) -> int | None:
+    """The newest step of a phase in a run's metrics.jsonl; None before the first one, or when there is no such file."""
+    path = root / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        whole = file.read().decode(errors="replace").split("\n")[:-1]
+    for line in reversed(whole):
+        if line.startswith("{") and (found := json.loads(line))["phase"] == phase:
+            return int(found["step"])
+    return None
 
 
 def read_summary(root: Path) -> dict[str, Any]:

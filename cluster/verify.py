@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pixelis.memory.codec import CodecError, decode
 from pixelis.memory.log import Log
+from pixelis.memory.replay import folders
 from pixelis.memory.trajectory import Group, Trajectory, Turn
 from pixelis.tools.call import ToolCall, ToolResult
 from pixelis.tools.frame import View
@@ -123,7 +124,8 @@ def verify_file(path: Path, id: str | None = None, media: Path | None = None) ->
 def read(path: Path) -> Iterator[Trajectory]:
     """The stored trajectories of a run (its held-out ones), a replay folder, a .arrow file or a JSON file."""
     if path.is_dir() and (path / "log").is_dir():
-        yield from _of_shard(path)
+        for group in read_groups(path):
+            yield from group.trajectories
     elif path.is_dir():
         files = sorted(path.glob("heldout-*.arrow"))
         if not files:
@@ -231,14 +233,13 @@ def _call_differences(turn: Turn, reader: Reader | None) -> list[str]:
     return [f"stored call: the sampled tokens say {said.to_json() if said else 'no call'}"]
 
 
-def _of_shard(path: Path) -> Iterator[Trajectory]:
-    log = Log(path / "log")
-    try:
+def read_groups(path: Path) -> Iterator[Group]:
+    """All that the shards of a phase still hold, under a folder like runs/demo/replay/rft. LogError for a damaged one."""
+    for folder in folders(path):
+        log = Log(folder / "log", readonly=True)
         for number in range(len(log)):
-            for group in decode(log.read(number)):
-                yield from group.trajectories
-    finally:
-        log.close()
+            if number not in log.evicted:
+                yield from decode(log.read(number))
 
 
 def _of_json(path: Path) -> Iterator[Trajectory]:

@@ -27,8 +27,11 @@ def normalised(rewards_G: np.ndarray, floor: float = 1e-6, divide: bool = True) 
     return centred / (rewards_G.std() + floor) if divide else centred
 
 
-def advantages(rewards: Mapping[Place, float], floor: float, divide: bool) -> tuple[dict[Place, float], list[Place]]:
-    """Each trajectory's advantage among those of its group, and the trajectories of groups without contrast.
+def advantages(
+    rewards: Mapping[Place, float], floor: float, divide: bool, alike: float = ALIKE
+) -> tuple[dict[Place, float], list[Place]]:
+    """Each trajectory's advantage among those of its group, and the trajectories of groups without contrast: their rewards
+    deviate by less than `alike`.
 
     Example:
         >>> advantages({(0, 0): 1.0, (0, 1): 0.0, (1, 0): 1.0, (1, 1): 1.0}, 0.0, True)
@@ -41,7 +44,7 @@ def advantages(rewards: Mapping[Place, float], floor: float, divide: bool) -> tu
     uniform: list[Place] = []
     for places in groups.values():
         R = np.array([rewards[place] for place in places])
-        if R.std() < ALIKE:
+        if R.std() < alike:
             uniform += places
         else:
             credit |= dict(zip(places, normalised(R, floor, divide).tolist(), strict=True))

@@ -27,17 +27,21 @@ class Coherence:
         self.total, self.count = torch.zeros(width), 0
         """Sum and number of all embeddings so far."""
         self.scale = Running()
+        self.learns = True
+        """Whether what is seen changes mean and scale."""
 
     def earned(self, embeddings: Sequence[Tensor], repeated: Sequence[Sequence[bool]]) -> list[tuple[float, float]]:
         """Raw and scaled, of each trajectory: its steps' embeddings float32 [T, d], and which of them are repetitions.
 
         0 for fewer than two steps. Scaled by the running deviation and not centred, as curiosity is.
         """
-        every = torch.cat([some for some in embeddings if len(some)] or [self.total[None][:0]])
-        self.total, self.count = self.total + every.sum(0), self.count + len(every)
+        if self.learns:
+            every = torch.cat([some for some in embeddings if len(some)] or [self.total[None][:0]])
+            self.total, self.count = self.total + every.sum(0), self.count + len(every)
         centre = self.total / max(1, self.count)
         raws = [_adjacent(some - centre, again) for some, again in zip(embeddings, repeated, strict=True)]
-        self.scale.add(raw for raw, some in zip(raws, embeddings, strict=True) if len(some) > 1)
+        if self.learns:
+            self.scale.add(raw for raw, some in zip(raws, embeddings, strict=True) if len(some) > 1)
         return [(raw, max(-3.0, min(3.0, self.scale.scale(raw)))) for raw in raws]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -15,7 +15,7 @@ import torch
 from torch.nn import Parameter
 
 BETA = (1e-4, 1.0)
-"""Least and largest weight of the KL."""
+"""Least and largest weight of the KL; one that is 0 from the start stays 0."""
 RATE = 1.5
 BEYOND = 1.5
 """Times the upper edge: an update that takes the probes' KL above this is undone."""
@@ -37,7 +37,7 @@ class CorridorSettings:
     probes: int = 64
     """Trajectories, the first that were stored, on which the KL of every update is measured."""
     undos: int = 10
-    """Undone updates in a row that end the run."""
+    """Times that one update is undone and tried again; then RFT ends, and TTRL goes on without the questions."""
 
 
 class Corridor:
@@ -63,6 +63,8 @@ class Corridor:
         if not self.settings.high or len(self.readings) < self.settings.window:
             return
         mean, self.readings = sum(self.readings) / len(self.readings), []
+        if not self.beta:
+            return
         if mean > self.settings.high:
             self.beta = min(BETA[1], self.beta * RATE)
         elif mean < self.settings.low:

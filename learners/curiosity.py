@@ -145,13 +145,16 @@ class Curiosity:
         self.scales: dict[str, Running] = {}
         self.means: dict[str, list[float]] = {}
         """Operation -> the slow and the fast mean of its errors."""
+        self.learns = True
+        """Whether what is seen changes the head, scales and means."""
         self._kept: Transitions | None = None
         self._draws = torch.Generator().manual_seed(seed)
 
     def earned(self, trajectories: Sequence[Trajectory]) -> tuple[list[tuple[float, float]], float]:
         """Of each trajectory the mean over its calls, raw and scaled, before the head learns from them; then it learns.
 
-        Returns these, and the loss of the head. No call, no reward; nor for a failed, an empty or a repeated one.
+        Returns these, and the loss of the head. No call, no reward; nor for a failed, an empty or a repeated one, nor, when it
+        does not learn, for an operation that it never saw.
         """
         found = [self.senses.transitions(t) for t in trajectories]
         every = joined([some for some, _ in found])
@@ -159,12 +162,14 @@ class Curiosity:
             errors = self.head.errors(every).tolist()
         pays = [pay for t, (_, at) in zip(trajectories, found, strict=True) for pay in paying(t, at)]
         names = [OPS[op] for op in every.op.tolist()]
-        self._watch([(name, error) for name, error, pay in zip(names, errors, pays, strict=True) if pay])
+        if self.learns:
+            self._watch([(name, error) for name, error, pay in zip(names, errors, pays, strict=True) if pay])
+        pays = [pay and name in self.scales for pay, name in zip(pays, names, strict=True)]
         raws = [self._raw(name, error) if pay else 0.0 for name, error, pay in zip(names, errors, pays, strict=True)]
         scaled = [min(3.0, self.scales[name].scale(raw)) if raw else 0.0 for name, raw in zip(names, raws, strict=True)]
         ends = torch.tensor([len(some) for some, _ in found]).cumsum(0).tolist()
         spans = [slice(end - len(some), end) for end, (some, _) in zip(ends, found, strict=True)]
-        return [(_mean(raws[span]), _mean(scaled[span])) for span in spans], self.learn(every)
+        return [(_mean(raws[span]), _mean(scaled[span])) for span in spans], self.learn(every) if self.learns else 0.0
 
     def learn(self, fresh: Transitions) -> float:
         """Train the head on these transitions, and as many old ones; the mean loss."""

@@ -89,6 +89,18 @@ class Intrinsic:
         constant = float(self._alike[name] >= WATCHED)
         return {f"{name}_raw": float(raw.mean()), f"{name}_scaled": float(scaled.mean()), f"{name}_constant": constant}
 
+    def inherit(self, tensors: Mapping[str, Tensor], packed: dict[str, Any]) -> None:
+        """Take over what an earlier phase's `state` holds, and learn nothing more (paper 5.6).
+
+        Raises: ValueError when that phase was without a component of this one.
+        """
+        missing = [name for name in self._parts() if name not in packed]
+        if missing:
+            raise ValueError(f"these statistics are without {missing[0]}: set learner.intrinsic.{missing[0]} = 0")
+        self.restore(tensors, packed)
+        for part in self._parts().values():
+            part.learns = False
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON for a checkpoint, and for the phases after this one."""
         tensors: dict[str, Tensor] = {}

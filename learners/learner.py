@@ -1,4 +1,4 @@
-"""One rank of the learner: groups in, one optimizer step, weights out. SFT and RFT differ only in the settings."""
+"""One rank of the learner: groups in, one optimizer step, weights out. SFT, RFT and TTRL differ only in the settings."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ from pixelis.learners.advantage import Place, advantages
 from pixelis.learners.batch import Batch, by_length, collate, roles_of
 from pixelis.learners.corridor import BEYOND, Corridor, CorridorError, CorridorSettings, Snapshot
 from pixelis.learners.curiosity import Senses
+from pixelis.learners.exemplars import alone, single
 from pixelis.learners.heads import Heads, HeadSettings
 from pixelis.learners.intrinsic import Intrinsic, IntrinsicSettings
-from pixelis.learners.loss import K3, TOLD, GrpoSettings, RoleWeights, Sampled, Told, grpo, imitation
+from pixelis.learners.judged import Judged
+from pixelis.learners.loss import Anchor, GrpoSettings, RoleWeights, Told, grpo, imitation, k3_to, told_of, ttrl
 from pixelis.learners.optimizer import make_optimizer
-from pixelis.learners.probe import PROBED, Probes
+from pixelis.learners.probe import Probes, probed
+from pixelis.learners.questions import Questions
 from pixelis.learners.ranks import Ranks, clip, like, whole
-from pixelis.learners.reference import Read, Reference, states_and_logprobs
+from pixelis.learners.reference import Read, Reference, copied, states_and_logprobs
 from pixelis.learners.refill import Kept, Refill
-from pixelis.memory.checkpoint import pack_optimizer, unpack_optimizer
-from pixelis.memory.codec import from_table, to_table
+from pixelis.learners.sample import Sample, asked, lessons, sampled
+from pixelis.learners.ttrl import Good, State, Ttrl, TtrlSettings, tried
+from pixelis.memory.checkpoint import CheckpointError, pack_optimizer, unpack_optimizer
+from pixelis.memory.journal import Entry, Frozen, RolledBack, Update
 from pixelis.memory.lora import LoraSettings, adapt, merged, trains_vision
 from pixelis.memory.model import FeatureCache, Features, Model, ModelError, Precision
 from pixelis.memory.trajectory import Group, Trajectory, Version
@@ -38,7 +43,7 @@ from pixelis.tools.media import MediaStore
 class LearnerSettings:
     """How a phase turns groups into a step."""
 
-    loss: Literal["imitation", "grpo"] = "imitation"
+    loss: Literal["imitation", "grpo", "ttrl"] = "imitation"
     ranks: int = 1
     """Processes that share each batch."""
     shard: bool = False
@@ -76,17 +81,8 @@ class LearnerSettings:
     grpo: GrpoSettings = field(default_factory=GrpoSettings)
     intrinsic: IntrinsicSettings = field(default_factory=IntrinsicSettings)
     corridor: CorridorSettings = field(default_factory=CorridorSettings)
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A trajectory with the credit it carries in this step."""
-
-    trajectory: Trajectory
-    advantage: float = 1.0
-    place: Place = (0, 0)
-    read: Read | None = None
-    """What the reference says of it."""
+    ttrl: TtrlSettings = field(default_factory=TtrlSettings)
+    """Of the loss `ttrl`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +114,27 @@ class Learner:
         self.features = FeatureCache(model, store)
         embedding = model.net.model.language_model.embed_tokens.weight
         self.heads = Heads(embedding.shape[1], settings.heads).to(embedding.device)
-        self.reference = Reference(model, not self._sight_changes) if settings.loss == "grpo" else None
+        self.reference = Reference(copied(model, not self._sight_changes)) if settings.loss != "imitation" else None
+        self.ttrl: Ttrl | None = None
+        if settings.loss == "ttrl":
+            if settings.grpo.form != "trajectory_mean":
+                raise ValueError(f"learner.grpo.form = {settings.grpo.form}: TTRL is a mean over trajectories")
+            if steps and settings.ttrl.anchor == "ema":
+                settings.ttrl.ema.check(steps)
+            self.ttrl = Ttrl(settings.ttrl, settings.corridor, self.weights())
+        self._anchor: Anchor = settings.ttrl.anchor if self.ttrl else "start"
+        self._k3, self._probed = k3_to(self._anchor), probed(self._anchor)
         self.intrinsic: Intrinsic | None = None
+        self._origin: tuple[Reference, FeatureCache] | None = None
+        """What curiosity and coherence see with, where that is not the reference."""
         if self.reference:
-            still = FeatureCache(self.reference.model, store) if self._sight_changes else self.features
-            self._still = still
-            self.intrinsic = Intrinsic(settings.intrinsic, Senses(self.reference.model, still))
+            if self.ttrl and self.ttrl.ema:
+                self.reference.follow(self.ttrl.ema.weights)
+            # of a reference that moves nothing is kept for long: no need to halve its precision
+            exact = model.net.dtype if self.ttrl else None
+            self._still = FeatureCache(self.reference.model, store, exact) if self._sight_changes else self.features
+        if self.reference and not self.ttrl:
+            self.intrinsic = Intrinsic(settings.intrinsic, Senses(self.reference.model, self._still))
         self.corridor = Corridor(settings.corridor, settings.grpo.beta)
         self.probes: Probes | None = None
         self.refill = Refill(settings.grpo.refill)
@@ -131,6 +142,8 @@ class Learner:
         self._take()
         self.left_out: dict[str, list[Place]] = {}
         """What the last update did not learn from, by reason: (group, trajectory in it) by position."""
+        self.entries: list[Entry] = []
+        """What the last update decided, for the journal (`ttrl`)."""
 
     def join(self, ranks: Ranks) -> None:
         """Share the batches with other ranks from now on, and with `shard` the text layers; before the first step."""
@@ -139,6 +152,8 @@ class Learner:
             self._flat = None
             for net in dict.fromkeys([self.model.net, *([self.reference.model.net] if self.reference else [])]):
                 ranks.shard(net.model.language_model)
+            if self.ttrl and self.ttrl.ema:
+                self._follow()
             self._take()
 
     def _take(self) -> None:
@@ -149,17 +164,48 @@ class Learner:
         self._clipped = own, heads  # apart: a gradient of a head does not shorten the policy's
         self.optimizer, self._rates = make_optimizer(net, s.lr, s.matrix_lr, s.betas, s.weight_decay, heads)
 
-    def update(self, groups: Sequence[Group]) -> dict[str, float]:
+    def inherit(self, origin: Model, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> None:
+        """Pay for curiosity and coherence as CC-RFT left them, its statistics frozen; `ttrl` pays for neither without.
+
+        `origin`: the policy that CC-RFT started from, with the phase-1 vision: its states are what the statistics are of.
+        `tensors` and `state`: "intrinsic" of CC-RFT's last checkpoint. Before the first update. ValueError when they are
+        without a component that this phase pays for.
+        """
+        assert self.ttrl
+        origin.net.requires_grad_(False).eval()
+        sight = FeatureCache(origin, self.store)
+        intrinsic = Intrinsic(self.settings.intrinsic, Senses(origin, sight))
+        intrinsic.inherit(tensors, state)
+        self._origin, self.intrinsic = (Reference(origin), sight), intrinsic
+
+    def rehearse(self, demonstrations: Sequence[Trajectory]) -> None:
+        """Labelled demonstrations of the source that are imitated beside what is adapted to (`ttrl`). ValueError for others
+        than there are already: the set is frozen."""
+        assert self.ttrl
+        if self.ttrl.rehearsal not in ((), tuple(demonstrations)):
+            raise ValueError("the rehearsal set is frozen: these are other demonstrations")
+        self.ttrl.rehearsal = tuple(demonstrations)
+
+    def update(self, groups: Sequence[Group | Judged]) -> dict[str, float]:
         """One step on some groups. Infrastructure failures and groups without contrast are left out and counted.
 
         A loss or gradient that is not finite skips the step: weights, optimizer and version stay as they were. A step that
-        takes the probes beyond the corridor is undone and tried again, half as long and with twice the weight on the KL;
-        CorridorError when that does not help.
+        takes the probes beyond the corridor is undone and tried again, half as long and with twice the weight on the KL. When
+        that does not help: CorridorError, but with `ttrl` the questions are left out and all is as it was.
+
+        `ttrl` takes judged groups, learns from those that were accepted, and leaves in `entries` what became of each.
         """
-        samples, figures = self._admit(groups)
+        judged = [one for one in groups if isinstance(one, Judged)]
+        if len(judged) != (len(groups) if self.ttrl else 0):
+            raise TypeError(f"loss {self.settings.loss} learns from {'judged groups' if self.ttrl else 'groups'}")
+        plain = [one.group if isinstance(one, Judged) else one for one in groups]
+        questions = self.ttrl.questions(judged, self.version[1]) if self.ttrl else None
+        self.entries = questions.refused(judged) if questions else []
+        samples, figures = self._asked(plain, questions) if questions else self._admit(plain)
         if not samples:
             return {**figures, "skipped": 1.0}
         before = Snapshot(self.parameters, self.optimizer) if self._watched(samples) else None
+        draft = self._draft(questions, samples, before is not None) if questions else None
         for attempt in range(self.settings.corridor.undos + 1):
             beta, share = self.corridor.attempt(attempt)
             told = self._gradient(samples, beta)
@@ -167,22 +213,90 @@ class Learner:
             figures |= told | {"grad_norm": float(norm), "step": float(self.version[1])}
             if not (np.isfinite(told["loss"]) and torch.isfinite(norm + beside)):
                 self.optimizer.zero_grad(set_to_none=True)
-                self.left_out["non_finite"] = [s.place for s in samples if s.place[0] >= 0]
+                self._leave_out("non_finite", samples)
+                self.entries += [tried(draft, False, figures, beta=beta)] if draft else []
                 return {**figures, "skipped": 1.0, "non_finite": 1.0}
             self._move(share)
             if before is None:
                 break
-            figures |= {PROBED: self._probe(), "beta": beta, "undone": float(attempt)}
-            if not self.corridor.beyond(figures[PROBED]):
-                self.corridor.read(told[f"{K3}_token_mean"])
+            figures |= {self._probed: self._probe(), "beta": beta, "undone": float(attempt)}
+            if not self.corridor.beyond(figures[self._probed]):
+                self.corridor.read(told[f"{self._k3}_token_mean"])
                 break
             before.undo()
             self.corridor.undone += 1
+            self.entries += [tried(draft, False, figures, beta=beta, kl_after=figures[self._probed])] if draft else []
         else:
-            raise CorridorError(_lost(figures, self.settings.corridor))
+            if questions is None:
+                raise CorridorError(_lost(figures, figures[self._probed], self.settings.corridor))
+            self._leave_out("discarded", samples)
+            return {**figures, "skipped": 1.0, "discarded": 1.0}
         self.version = (self.version[0], self.version[1] + 1)
-        self.refill.keep(_groups(samples, self.version[1]) if self.reference else [])
+        if questions and draft:
+            figures |= self._commit(questions, figures)
+            after = figures.get(self._probed)
+            self.entries.append(tried(draft, True, figures, beta=beta, kl_after=after, weights_out=self.flat().hash()))
+        self.refill.keep(_groups(samples, self.version[1]) if self.settings.loss == "grpo" else [])
         return {**figures, "skipped": 0.0, "non_finite": 0.0}
+
+    def _leave_out(self, why: str, samples: Sequence[Sample]) -> None:
+        self.left_out[why] = [s.place for s in samples if s.place[0] >= 0]
+
+    def _draft(self, questions: Questions, samples: Sequence[Sample], watched: bool) -> Update:
+        """What the journal will say of this update, as far as it is known before the first attempt."""
+        limit, weights = BEYOND * self.settings.corridor.high if watched else 0.0, self.flat().hash()
+        return Update(
+            step=self.version[1] + 1,
+            judgements=tuple(one.judgement for one in questions.accepted.values()),
+            trajectories=tuple(s.trajectory.id for s in samples),
+            kl_before=self._probe() if watched else None,
+            kl_after=None,
+            limit=limit,
+            beta=self.corridor.beta,
+            weights_in=weights,
+            weights_out=weights,
+        )
+
+    def _commit(self, questions: Questions, figures: Mapping[str, float]) -> dict[str, float]:
+        """Take note of an update that was kept, and let the reference follow; how far the phase has drifted."""
+        assert self.ttrl
+        kl = figures[f"{self._k3}_token_mean"]
+        if self.ttrl.commit(questions, self.weights(), kl, figures.get(self._probed, kl), self.version[1]):
+            self._follow()
+        return self.ttrl.drift.figures()
+
+    def _follow(self) -> None:
+        """Make the reference what the average is now."""
+        assert self.ttrl and self.ttrl.ema and self.reference
+        self.reference.follow(self.ttrl.ema.weights)
+        if self._sight_changes:
+            self._still.clear()
+        if self.probes:
+            self.probes.forget()
+
+    def keep_good(self) -> None:
+        """Remember all of this, weights and what steers them, as the last good state (`ttrl`). Every rank must."""
+        assert self.ttrl
+        self.ttrl.good = Good.of(self._moving(), self.version[1])
+
+    def roll_back(self, epoch: int, why: str, figures: Mapping[str, float] | None = None) -> RolledBack:
+        """Put the last good state back, to the bit, as the first weights of a new epoch; the journal's entry of it.
+
+        RuntimeError when none was kept.
+        """
+        assert self.ttrl
+        good, before = self.ttrl.good, self.flat().hash()
+        if good is None:
+            raise RuntimeError("no state was kept as a good one: there is nothing to go back to")
+        self._put_back(*good.state)
+        self.version = (epoch, good.step)
+        return RolledBack(why, good.step, before, self.flat().hash(), dict(figures or {}))
+
+    def freeze(self, why: str, figures: Mapping[str, float] | None = None) -> Frozen:
+        """Learn nothing from here on: every question is left out (`ttrl`). The journal's entry of it."""
+        assert self.ttrl
+        self.ttrl.frozen = True
+        return Frozen(why, self.version[1], self.flat().hash(), dict(figures or {}))
 
     def _move(self, share: float) -> None:
         """One optimizer step at a share of its length."""
@@ -194,7 +308,7 @@ class Learner:
         """The gradient of all samples, each rank working on its part of them; the figures of the loss."""
         self.model.net.train()
         self.optimizer.zero_grad(set_to_none=True)
-        keys = ("loss", *TOLD[self.settings.loss], *self.heads.figures)
+        keys = ("loss", *told_of(self.settings.loss, self._anchor), *self.heads.figures)
         sums = {key: [0.0, 0.0] for key in keys}
         total, calls = self._total(samples), self.heads.count([s.trajectory for s in samples])
         for part in self._parts([s.trajectory for s in samples]):
@@ -250,7 +364,7 @@ class Learner:
 
     def _credited(self, whole: dict[Place, Trajectory]) -> tuple[list[Sample], dict[str, float]]:
         """Rollouts with their advantages in their groups; groups whose rewards do not differ are left out."""
-        assert self.intrinsic
+        assert self.intrinsic and self.reference
         reads = self._read(whole) if self.intrinsic.coherence else {}
         rewards, figures = self.intrinsic.rewards(whole, reads)
         divide = self.settings.grpo.form != "dr_grpo"
@@ -261,6 +375,29 @@ class Learner:
         again = self._again(len({group for group, _ in self.left_out["uniform"]})) if credit else []
         return samples + again, {**figures, "groups_refilled": float(len({s.place[0] for s in again}))}
 
+    def _asked(self, groups: Sequence[Group], questions: Questions) -> tuple[list[Sample], dict[str, float]]:
+        """The samples of some questions (paper 6.6), with what is imitated beside them at places below 0."""
+        assert self.ttrl
+        every = {(n, k): t for n, group in enumerate(groups) for k, t in enumerate(group.trajectories)}
+        ended = {place: t for place, t in every.items() if t.status not in ("infra", "cancelled")}
+        whole = {place: t for place, t in ended.items() if place[0] in questions.accepted}
+        why = "frozen" if self.ttrl.frozen else "abstained"
+        self.left_out = {"infra": [p for p in every if p not in ended], why: [p for p in ended if p not in whole]}
+        figures = {"groups": float(len(groups)), "dropped_infra": float(len(self.left_out["infra"])), **questions.figures()}
+        figures[why] = float(len(groups) - len(questions.accepted))
+        if not whole:
+            return [], figures
+        rewards, told = self._earned(whole)
+        credit, uniform = advantages(rewards, self.settings.advantage_floor, divide=True, alike=self.settings.ttrl.alike)
+        figures |= told | {"groups_uniform": float(len({group for group, _ in uniform}))}
+        return asked(questions, whole, credit, self._read(whole), self.settings.ttrl.exemplar), figures
+
+    def _earned(self, whole: Mapping[Place, Trajectory]) -> tuple[dict[Place, float], dict[str, float]]:
+        """What each rollout earned: its vote less what its chain cost, with curiosity and coherence if there are statistics."""
+        if not self.intrinsic:
+            return {place: sum(t.rewards.values()) for place, t in whole.items()}, {}
+        return self.intrinsic.rewards(whole, self._read(whole, self._origin) if self.intrinsic.coherence else {})
+
     def _again(self, groups: int) -> list[Sample]:
         """Earlier groups in place of some that have no contrast, at places below 0."""
         kept = self.refill.take(groups, self.version[1] + 1)
@@ -268,9 +405,10 @@ class Learner:
         reads = self._read({place: trajectory for place, (trajectory, _) in pairs.items()}) if pairs else {}
         return [Sample(trajectory, credit, place, reads[place]) for place, (trajectory, credit) in pairs.items()]
 
-    def _read(self, of: Mapping[Place, Trajectory]) -> dict[Place, Read]:
-        """What the reference says of some trajectories: each rank asks it for its part, and all get all."""
+    def _read(self, of: Mapping[Place, Trajectory], by: tuple[Reference, FeatureCache] | None = None) -> dict[Place, Read]:
+        """What the reference, or `by`, says of some trajectories: each rank asks it for its part, and all get all."""
         assert self.reference
+        reader, sight = by or (self.reference, self._still)
         trajectories = list(of.values())
         tokens = np.cumsum([0, *(int(t.mask.sum()) for t in trajectories)])
         steps = np.cumsum([0, *(t.n_calls for t in trajectories)])
@@ -279,7 +417,7 @@ class Learner:
         for part in self._parts(trajectories):
             some = [trajectories[i] for i in part.indices]
             batch = self._collated(some)
-            found = self.reference.read(batch, self._still.get(batch.views), some)
+            found = reader.read(batch, sight.get(batch.views), some)
             for i, read in zip(part.indices, found, strict=True) if part.counts else ():
                 said[:, tokens[i] : tokens[i + 1]] = torch.stack([read.logprobs, read.choice.float()])
                 known[steps[i] : steps[i + 1]] = read.steps
@@ -289,12 +427,13 @@ class Learner:
         return dict(zip(of, reads, strict=True))
 
     def _watched(self, samples: list[Sample]) -> bool:
-        """Whether updates are measured on probes; the first samples become them."""
+        """Whether updates are measured on probes, with `ttrl` also where there is no edge; the first rollouts become them."""
         settings = self.settings.corridor
-        if self.reference is None or not settings.high or not settings.probes:
+        if self.reference is None or not settings.probes or not (settings.high or self.ttrl):
             return False
         if self.probes is None:
-            ordered = sorted(samples, key=lambda s: s.place[::-1])  # of as many groups as there are
+            acted = [s for s in samples if s.read is not None]
+            ordered = sorted(acted, key=lambda s: s.place[::-1])  # of as many groups as there are
             self.probes = Probes([s.trajectory for s in ordered[: settings.probes]])
         return True
 
@@ -316,15 +455,14 @@ class Learner:
         trajectories = [s.trajectory for s in samples]
         batch = self._collated(trajectories)
         hidden, now = states_and_logprobs(self.model, batch, self._features(batch.views))
-        reads = [s.read for s in samples if s.read is not None]
-        if not reads:
+        if not self.reference:
             loss, told = imitation(now, self.settings.roles.of(batch.roles))
             foreseen, more = self.heads.loss(hidden, batch.starts, trajectories, calls)
             return share * loss + foreseen, {**told, **more}
-        credit = torch.tensor([s.advantage for s in samples], device=batch.row.device)[batch.row]
-        anchor, choice = torch.cat([r.logprobs for r in reads]), torch.cat([r.choice for r in reads])
-        anchor, choice = anchor.to(credit.device), choice.to(credit.device)
-        of = Sampled(batch.old, credit, anchor, choice, batch.row, batch.roles)
+        of = sampled(samples, batch)
+        if self.ttrl:
+            shares = lessons(samples, batch, self.settings.roles.of(batch.roles))
+            return ttrl(now, of, shares, self.settings.grpo, beta, self._anchor, self.settings.ttrl.gradient)
         loss, told = grpo(now, of, self.settings.grpo, beta)
         return share * loss, told
 
@@ -355,8 +493,16 @@ class Learner:
         if self.ranks.rank == 0:
             self.model.save(folder, net)
 
-    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, pa.Table]]:
+    def state(self) -> State:
         """For a checkpoint: tensors, JSON, and tables. Every rank must ask."""
+        tensors, state, tables = self._moving()
+        if self.ttrl:
+            more, state["beside"], kept = self.ttrl.beside()
+            tensors, tables = tensors | more, tables | kept
+        return tensors, state, tables
+
+    def _moving(self) -> State:
+        """All that updates change, and that goes back with the weights."""
         moments, packed = pack_optimizer(self.optimizer)
         tensors = {"model": self.weights(), "optimizer": {name: whole(t) for name, t in moments.items()}}
         state: dict[str, Any] = {"optimizer": packed, "corridor": self.corridor.state()}
@@ -365,13 +511,28 @@ class Learner:
         if self.intrinsic:
             tensors["intrinsic"], state["intrinsic"] = self.intrinsic.state()
         state["refill"], tables = self.refill.state()
-        probes = [Group(t.task_id, (t,)) for t in self.probes.trajectories] if self.probes else []
-        return tensors, state, tables | ({"probes": to_table(probes)} if probes else {})
+        tables |= alone("probes", self.probes.trajectories if self.probes else ())
+        if self.ttrl:
+            more, state["ttrl"], kept = self.ttrl.state()
+            tensors, tables = tensors | more, tables | kept
+        return tensors, state, tables
 
     def restore(
         self, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], tables: Mapping[str, pa.Table]
     ) -> None:
-        """Inverse of `state`. CheckpointError when the optimizer is another."""
+        """Inverse of `state`. CheckpointError when the optimizer is another, or when statistics that a phase has inherited
+        are missing here or there."""
+        if self.ttrl and ("intrinsic" in state) != (self.intrinsic is not None):
+            told = "was saved with" if "intrinsic" in state else "was saved without"
+            raise CheckpointError(f"this phase {told} the statistics of CC-RFT: `inherit` them as it did")
+        self._put_back(tensors, state, tables)
+        if self.ttrl:
+            self.ttrl.restore_beside(tensors, state["beside"], tables)
+
+    def _put_back(
+        self, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], tables: Mapping[str, pa.Table]
+    ) -> None:
+        """Inverse of `_moving`."""
         named = dict(self.model.net.named_parameters())
         with torch.no_grad():
             for name, tensor in tensors["model"].items():
@@ -385,8 +546,12 @@ class Learner:
         if self.intrinsic:
             self.intrinsic.restore(tensors.get("intrinsic", {}), state["intrinsic"])
         self.refill.restore(state["refill"], tables)
-        kept = from_table(tables["probes"]) if "probes" in tables else []
-        self.probes = Probes([g.trajectories[0] for g in kept]) if kept else None
+        kept = single(tables, "probes")
+        self.probes = Probes(kept) if kept else None
+        if self.ttrl:
+            self.ttrl.restore(tensors, state["ttrl"], tables)
+            if self.ttrl.ema:
+                self._follow()
 
 
 def _groups(samples: Sequence[Sample], step: int) -> list[Kept]:
@@ -397,8 +562,8 @@ def _groups(samples: Sequence[Sample], step: int) -> list[Kept]:
     return [Kept(step, tuple(members)) for group, members in found.items() if group >= 0]
 
 
-def _lost(figures: Mapping[str, float], settings: CorridorSettings) -> str:
+def _lost(figures: Mapping[str, float], kl: float, settings: CorridorSettings) -> str:
     return (
         f"{settings.undos + 1} times in a row an update took the probes' KL beyond {BEYOND * settings.high:g} nats a token, "
-        f"the last to {figures[PROBED]:.3f}, beta being {figures['beta']:.3g}: lower learner.lr, or widen learner.corridor"
+        f"the last to {kl:.3f}, beta being {figures['beta']:.3g}: lower learner.lr, or widen learner.corridor"
     )

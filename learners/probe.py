@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 
 from pixelis.learners.batch import Batch
+from pixelis.learners.loss import Anchor
 from pixelis.memory.model import Features, Model
 from pixelis.memory.trajectory import Trajectory
 
-PROBED = "kl_exact_policy_to_start_probes"
-"""The name of their figure: nats per token, over the whole vocabulary."""
+
+def probed(anchor: Anchor) -> str:
+    """The name of their figure: nats per token, over the whole vocabulary."""
+    return f"kl_exact_policy_to_{anchor}_probes"
+
+
+PROBED = probed("start")
 
 
 class Probes:
@@ -24,6 +30,10 @@ class Probes:
     def __init__(self, trajectories: Sequence[Trajectory]) -> None:
         self.trajectories = tuple(trajectories)
         self._known: dict[int, Tensor] = {}
+
+    def forget(self) -> None:
+        """The reference has moved."""
+        self._known.clear()
 
     @torch.no_grad()
     def kl(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,26 +44,25 @@ def states_and_logprobs(model: Model, batch: Batch, features: list[Features]) ->
 
 
 class Reference:
-    """A frozen full copy of the text side of a policy, and of its vision tower where that trains.
+    """A policy that does not train, asked for log-probs and for what it makes of each step."""
 
-    Of a policy with adapters it is the same network without them: no copy of anything.
-    """
-
-    def __init__(self, model: Model, share_vision: bool) -> None:
-        if layers(model.net):
-            self.model: Model = Unadapted(model.net, model.tokenizer, model.card)
-            return
-        memo = {id(model.net.model.visual): model.net.model.visual} if share_vision else {}
-        net = copy.deepcopy(model.net, memo).requires_grad_(False).eval()
-        self.model = Model(net, model.tokenizer, model.card)
+    def __init__(self, model: Model) -> None:
+        """`model` is used as it is: see `copied`."""
+        self.model = model
 
     @torch.no_grad()
     def follow(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the values of some parameters, by name: those of a moving average, for one. KeyError for another name.
 
-        Visual features that were kept of it are out of date when these are its vision tower's.
+        Visual features that were kept of it are out of date when these are its vision tower's. Beside a policy with adapters
+        it becomes, the first time, another model: the network with these adapters in place of the policy's.
         """
         own = dict(self.model.net.named_parameters())
+        if layers(self.model.net):
+            if not isinstance(self.model, Wearing):
+                self.model = Wearing(self.model.net, self.model.tokenizer, self.model.card)
+            self.model.worn |= {name: like(tensor, own[name]).to(own[name].device) for name, tensor in weights.items()}
+            return
         for name, tensor in weights.items():
             own[name].copy_(like(tensor, own[name]))
 
@@ -77,6 +78,50 @@ class Reference:
         steps = [[hidden[row, at + a : at + b].float().mean(0) for a, b in some] for (row, at), some in begins]
         empty = hidden.new_zeros((0, hidden.shape[-1]), dtype=torch.float32)
         return [Read(p, c, torch.stack(s) if s else empty) for p, c, s in zip(taken, choice, steps, strict=True)]
+
+
+def copied(model: Model, share_vision: bool) -> Model:
+    """A frozen full copy of the text side of a policy, and of its vision tower unless that is shared.
+
+    Of a policy with adapters it is the same network without them: no copy of anything.
+    """
+    if layers(model.net):
+        return Unadapted(model.net, model.tokenizer, model.card)
+    memo = {id(model.net.model.visual): model.net.model.visual} if share_vision else {}
+    return Model(copy.deepcopy(model.net, memo).requires_grad_(False).eval(), model.tokenizer, model.card)
+
+
+class Wearing(Model):
+    """A network that computes, without gradients, with other values of some of its parameters."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.worn: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def encode(self, *args: Any, **kwargs: Any) -> list[Features]:
+        """As `Model.encode`."""
+        with self._changed():
+            return super().encode(*args, **kwargs)
+
+    @torch.no_grad()
+    def hidden(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As `Model.hidden`."""
+        with self._changed():
+            return super().hidden(*args, **kwargs)
+
+    @contextmanager
+    def _changed(self) -> Iterator[None]:
+        """In place, as layers may hold on to where their parameters lie; afterwards they are as before, to the bit."""
+        own = dict(self.net.named_parameters())
+        before = {name: own[name].detach().clone() for name in self.worn}
+        try:
+            for name, tensor in self.worn.items():
+                own[name].data.copy_(tensor)
+            yield
+        finally:
+            for name, tensor in before.items():
+                own[name].data.copy_(tensor)
 
 
 def step_spans(trajectory: Trajectory) -> list[tuple[int, int]]:

@@ -60,9 +60,23 @@ def encode(groups: list[Group]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def decode(data: bytes) -> list[Group]:
+def decode(data: bytes | memoryview) -> list[Group]:
     """Inverse of `encode`. Raises CodecError when `data` is no Arrow stream, or one of another format version."""
-    return from_table(_table(data))
+    return from_table(table_of(data))
+
+
+def table_of(data: bytes | memoryview) -> pa.Table:
+    """What `encode` wrote, without a copy. Raises CodecError as `decode` does."""
+    try:
+        table = pa.ipc.open_stream(data).read_all()
+    except (pa.ArrowInvalid, OSError) as e:
+        raise CodecError(f"not an Arrow stream of groups ({len(data)} bytes): {e}") from e
+    found = (table.schema.metadata or {}).get(b"pixelis.groups", b"none").decode()
+    if found != FORMAT:
+        raise CodecError(f"groups of format {found}; this version reads format {FORMAT}")
+    if not table.schema.equals(SCHEMA):
+        raise CodecError(f"groups of format {FORMAT} with unexpected columns {table.schema.names}")
+    return table
 
 
 def to_table(groups: Sequence[Group]) -> pa.Table:
@@ -80,19 +94,6 @@ def from_table(table: pa.Table) -> list[Group]:
         row |= {name: column[i] for name, column in arrays.items()}
         members.setdefault(row["group"], []).append(_trajectory(row))
     return [Group(ts[0].task_id, tuple(ts)) for ts in members.values()]
-
-
-def _table(data: bytes) -> pa.Table:
-    try:
-        table = pa.ipc.open_stream(data).read_all()
-    except (pa.ArrowInvalid, OSError) as e:
-        raise CodecError(f"not an Arrow stream of groups ({len(data)} bytes): {e}") from e
-    found = (table.schema.metadata or {}).get(b"pixelis.groups", b"none").decode()
-    if found != FORMAT:
-        raise CodecError(f"groups of format {found}; this version reads format {FORMAT}")
-    if not table.schema.equals(SCHEMA):
-        raise CodecError(f"groups of format {FORMAT} with unexpected columns {table.schema.names}")
-    return table
 
 
 def _lists(column: pa.ChunkedArray) -> list[np.ndarray]:

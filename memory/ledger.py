@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pixelis.memory.log import Log
-from pixelis.memory.replay import Record
+from pixelis.memory.replay import Record, RecordId
 from pixelis.memory.trajectory import Version
 
-Place = tuple[int, int]
-"""Where a trajectory stands: (record of the shard, which of the record's trajectories)."""
+Place = tuple[RecordId, int]
+"""Where a trajectory stands: (record, which of the record's trajectories)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Began:
     """An epoch began from the weights after `step` steps; what lost weights had sampled is dropped.
 
-    Example: Began((1, 40), 40, {"lost weights": ((7, 0), (7, 1))})
+    Example: Began((1, 40), 40, {"lost weights": (((0, 7), 0), ((0, 7), 1))})
     """
 
     version: Version
@@ -37,16 +37,16 @@ class Began:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The shard acknowledged a record. Example: Stored(7)"""
+    """A shard acknowledged a record. Example: Stored((0, 7))"""
 
-    record: int
+    record: RecordId
 
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
     """Optimizer step `step` (1 is the first) was tried in an epoch: what entered its loss, and what was left out.
 
-    Example: Stepped(1, 41, ((7, 0), (7, 3)), {"uniform": ((7, 1), (7, 2))})
+    Example: Stepped(1, 41, (((0, 7), 0), ((0, 7), 3)), {"uniform": (((0, 7), 1),)})
     """
 
     epoch: int
@@ -121,8 +121,9 @@ class Account:
         return not self.wrong and self.stored == self.trained + sum(self.dropped.values()) + self.pending
 
 
-def account(records: Sequence[Record], entries: Sequence[Entry], once: bool) -> Account:
-    """Balance a shard's records against a phase's ledger. `once`: every trajectory trains once at most, in task order."""
+def account(records: Mapping[RecordId, Record], entries: Sequence[Entry], once: bool) -> Account:
+    """Balance the records of all shards against a phase's ledger. `once`: every trajectory trains once at most, in task
+    order. What was evicted stands as it did before; what of it was pending is dropped, as "evicted"."""
     alive = lineage(entries)
     steps = [e for e in alive if isinstance(e, Stepped)]
     trained = Counter(place for step in steps for place in step.trained)
@@ -134,25 +135,28 @@ def account(records: Sequence[Record], entries: Sequence[Entry], once: bool) -> 
         for place in places
         if once or isinstance(e, Began)  # a demonstration left out of one batch stands in the next
     ]
-    stored = {(number, k) for number, record in enumerate(records) for k in range(record.trajectories)}
+    stored = {(number, k) for number, record in records.items() for k in range(record.trajectories)}
     told = Counter(place for place, _ in left_out)
     numbers = [step.step for step in steps]
     wrong = [] if numbers == list(range(1, len(steps) + 1)) else [f"steps {numbers} do not follow one another"]
     told_of = {e.record for e in entries if isinstance(e, Stored)}
-    wrong += [f"record {n} was acknowledged and is lost" for n in sorted(told_of) if n >= len(records)]
-    wrong += [f"{place} is in the ledger and not in the shard" for place in (set(trained) | set(told)) - stored]
+    wrong += [f"record {n} was acknowledged and is lost" for n in sorted(told_of - records.keys())]
+    wrong += [f"{place} is in the ledger and in no shard" for place in (set(trained) | set(told)) - stored]
     wrong += [f"{place} was trained {n} times" for place, n in trained.items() if once and n > 1]
     wrong += [f"{place} was dropped {n} times" for place, n in told.items() if n > 1]
     wrong += [f"{place} was trained and dropped" for place in set(trained) & set(told)]
     pending = stored - set(trained) - set(told)
+    evicted = {place for place in pending if records[place[0]].evicted}
+    pending -= evicted
+    dropped = Counter(why for _, why in left_out) + Counter({"evicted": len(evicted)})
     if once:
         wrong += _jumped(records, pending, set(trained))
-    return Account(len(stored), len(trained), dict(Counter(why for _, why in left_out)), len(pending), tuple(wrong))
+    return Account(len(stored), len(trained), dict(dropped), len(pending), tuple(wrong))
 
 
-def _jumped(records: Sequence[Record], pending: set[Place], trained: set[Place]) -> list[str]:
+def _jumped(records: Mapping[RecordId, Record], pending: set[Place], trained: set[Place]) -> list[str]:
     """Pending trajectories whose questions came before some that were trained on: nobody will take them."""
-    last = max((max(records[r].indices, default=-1) for r, _ in trained if r < len(records)), default=-1)
+    last = max((max(records[r].indices, default=-1) for r, _ in trained if r in records), default=-1)
     late = sorted({r for r, _ in pending if records[r].indices and min(records[r].indices) < last})
     first = min((min(records[r].indices) for r in late), default=0)
     return [f"record {r} (questions from {first}) was passed over" for r in late]
@@ -160,6 +164,8 @@ def _jumped(records: Sequence[Record], pending: set[Place], trained: set[Place])
 
 def _decoded(raw: dict[str, Any]) -> Any:
     kind = KINDS[raw.pop("kind")]
+    if "record" in raw:
+        raw["record"] = _record(raw["record"])
     if "version" in raw:
         raw["version"] = tuple(raw["version"])
     if "trained" in raw:
@@ -169,5 +175,10 @@ def _decoded(raw: dict[str, Any]) -> Any:
     return kind(**raw)
 
 
-def _places(raw: list[list[int]]) -> tuple[Place, ...]:
-    return tuple((record, k) for record, k in raw)
+def _places(raw: list[Any]) -> tuple[Place, ...]:
+    return tuple((_record(record), k) for record, k in raw)
+
+
+def _record(raw: list[int]) -> RecordId:
+    shard, number = raw
+    return shard, number

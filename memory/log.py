@@ -1,132 +1,213 @@
 """An append-only log on disk: what was appended is durable, and nothing else is ever read back.
 
-A record is `magic | key length | payload length | CRC32(key + payload) | CRC32(of the header so far) | key | payload`,
-in segments of bounded size. Only one record at a time is unsynced, so a crash can tear the last one only.
+Records (`memory.segment`) stand in segments of bounded size. Only one record at a time is unsynced, so a crash can tear the
+last one only. The file `mark` says how many were acknowledged; it is not synced, so that it may lag behind after a power
+cut, but where it says more than what is whole, acknowledged records were lost, and the log does not open.
 """
+
+from __future__ import annotations
 
 import fcntl
 import logging
 import os
-import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+
+from pixelis.memory.segment import HEADER, Frame, LogError, Span, damage, frames, pack, stems
 
 logger = logging.getLogger(__name__)
 
-_MAGIC = b"PXL1"
-_FIELDS = struct.Struct("<4sIII")
-_HEADER = _FIELDS.size + 4
+__all__ = ["Evicted", "Log", "LogError", "locked", "replace_file", "sync"]
+
+_MARK = 12
+"""Bytes of the file `mark`: a count, and its CRC32."""
 
 
-class LogError(RuntimeError):
-    """A log that cannot be trusted, or is held by another writer."""
-
-
-class _Place(NamedTuple):
-    segment: int
-    offset: int
-    key: int
-    payload: int
-
-    @property
-    def end(self) -> int:
-        return self.offset + _HEADER + self.key + self.payload
+class Evicted(LookupError):
+    """A record whose payload was given up to make room."""
 
 
 class Log:
     """Records in append order, `len(log)` of them; `keys` holds every key, payloads stay on disk.
 
-    Opening cuts off a torn tail (and says so in the log output). One writer at a time, enforced by a file lock.
-    `limit` is the segment size in bytes that starts a new segment.
+    Opening cuts off a torn tail (and says so in the log output). `limit` is the segment size in bytes that starts a new
+    segment; full ones are sealed: never written again, read by others where they lie (`span`), and evicted as a whole.
+    One writer at a time: by a file lock for as long as it lives, or where `guard` is given (`memory.fence.Fence.held`) by
+    that, around each write. With `readonly` nothing is locked or written, and a torn tail is left where it is.
 
-    Raises: LogError naming file and offset when a record before the tail is damaged; LogError when another writer
-    holds the folder.
+    Raises: LogError naming file and offset when a record before the tail is damaged, or when acknowledged ones are missing;
+    LogError when another writer holds the folder.
 
     Example: Log(Path("replay/log")).append(b"key", b"payload")
     """
 
-    def __init__(self, root: Path, limit: int = 64 << 20) -> None:
-        self.root, self.limit = root, limit
+    def __init__(
+        self,
+        root: Path,
+        limit: int = 64 << 20,
+        guard: Callable[[], AbstractContextManager[None]] | None = None,
+        readonly: bool = False,
+    ) -> None:
+        self.root, self.limit, self.readonly = root, limit, readonly
         self.keys: list[bytes] = []
-        self._places: list[_Place] = []
-        self._fd = -1
-        root.mkdir(parents=True, exist_ok=True)
-        self._lock = locked(root / "lock")
+        self.size = 0
+        """Bytes on disk."""
+        self.evicted: dict[int, bytes] = {}
+        """Why a record's payload was given up, by its number."""
+        self._frames: list[Frame] = []
+        self._segments: list[int] = []
+        """Of each record."""
+        self._guard = guard or nullcontext
+        self._lock = self._fd = self._mark = -1
+        if not readonly:
+            root.mkdir(parents=True, exist_ok=True)
+        if not readonly and guard is None:
+            self._lock = locked(root / "lock")
         try:
-            numbers = sorted(int(p.stem) for p in root.glob("*.log")) or [0]
-            for n in numbers:
-                end = self._recover(n, last=n == numbers[-1])
-        except LogError:
-            os.close(self._lock)
+            with self._guard():
+                self._recover()
+        except BaseException:
+            self.close()
             raise
-        self._open(numbers[-1], end)
 
     def __len__(self) -> int:
-        return len(self._places)
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk."""
-        return sum(p.end - p.offset for p in self._places)
+        return len(self._frames)
 
     def append(self, key: bytes, payload: bytes) -> int:
         """Make one record durable, then return its number. After an OSError the record is not in the log."""
-        if self._end >= self.limit:
-            os.close(self._fd)
-            self._open(self._segment + 1, 0)
-        os.ftruncate(self._fd, self._end)  # what an earlier append left behind when the disk was full
-        record = _pack(key, payload)
-        view = memoryview(record)
-        while view:
-            view = view[os.pwrite(self._fd, view, self._end + len(record) - len(view)) :]
-        os.fsync(self._fd)
-        self._admit(_Place(self._segment, self._end, len(key), len(payload)), key)
+        with self._guard():
+            if self._end >= self.limit:
+                self._open(self._segment + 1, 0)
+            os.ftruncate(self._fd, self._end)  # what an earlier append left behind when the disk was full
+            record = pack(len(self), key, payload)
+            view = memoryview(record)
+            while view:
+                view = view[os.pwrite(self._fd, view, self._end + len(record) - len(view)) :]
+            os.fsync(self._fd)
+            _write_mark(self._mark, len(self) + 1)
+        self._admit(self._segment, Frame(self._end, len(key), len(payload)), key)
         self._end += len(record)
         return len(self) - 1
 
     def read(self, number: int) -> bytes:
-        """The payload of a record. Raises LogError naming file and offset when the disk changed it."""
-        place = self._places[number]
-        with self._path(place.segment).open("rb") as f:
-            f.seek(place.offset)
-            data = f.read(place.end - place.offset)
-        if not _intact(data, 0):
-            raise LogError(f"{self._path(place.segment)}: damaged record at byte {place.offset}")
-        return data[_HEADER + place.key :]
+        """The payload of a record. Evicted when it was given up; LogError naming file and offset when the disk changed it."""
+        path, frame = self._path(self._segments[number]), self._frames[number]
+        if number in self.evicted:
+            raise Evicted(f"{self.root}: record {number} was given up ({self.evicted[number].decode()})")
+        with path.open("rb") as f:
+            f.seek(frame.offset)
+            data = f.read(frame.end - frame.offset)
+        if not any(frames(data, number)):
+            raise LogError(f"{path}: damaged record at byte {frame.offset}")
+        return data[HEADER + frame.key :]
+
+    def span(self, number: int) -> Span | None:
+        """Where a record lies, for another process to read it there; None while its segment is still written to.
+
+        Raises Evicted when it was given up.
+        """
+        if number in self.evicted:
+            raise Evicted(f"{self.root}: record {number} was given up ({self.evicted[number].decode()})")
+        segment = self._segments[number]
+        return Span(str(self._path(segment)), number, self._frames[number]) if segment < self._segment else None
+
+    def sealed(self) -> dict[int, list[int]]:
+        """The records of each sealed segment that still has them, oldest first."""
+        out: dict[int, list[int]] = {}
+        for number, segment in enumerate(self._segments):
+            if segment < self._segment and number not in self.evicted:
+                out.setdefault(segment, []).append(number)
+        return out
+
+    def evict(self, segment: int, why: bytes) -> list[int]:
+        """Give up the payloads of a sealed segment, durably; keys and numbers stay. Returns the numbers of its records."""
+        numbers = self.sealed()[segment]
+        with self._guard():
+            left = [pack(number, self.keys[number], why) for number in numbers]
+            replace_file(self._path(segment, ".gone"), b"".join(left))
+            self._path(segment).unlink()
+            sync(self.root)
+        for number, record in zip(numbers, left, strict=True):
+            self.size += len(record) - (self._frames[number].end - self._frames[number].offset)
+            self.evicted[number] = why
+        return numbers
 
     def close(self) -> None:
         """Let another writer in."""
-        os.close(self._fd)
-        os.close(self._lock)
+        for fd in (self._fd, self._mark, self._lock):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._mark = self._lock = -1
 
-    def _path(self, segment: int) -> Path:
-        return self.root / f"{segment:08d}.log"
+    def _path(self, segment: int, suffix: str = ".log") -> Path:
+        return self.root / f"{segment:08d}{suffix}"
 
     def _open(self, segment: int, end: int) -> None:
-        self._fd = os.open(self._path(segment), os.O_RDWR | os.O_CREAT, 0o644)
-        self._segment, self._end = segment, end
+        fd = os.open(self._path(segment), os.O_RDWR | os.O_CREAT, 0o644)  # may find no room: then the old one is still open
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._segment, self._end = fd, segment, end
         sync(self.root)
 
-    def _admit(self, place: _Place, key: bytes) -> None:
-        self._places.append(place)
+    def _admit(self, segment: int, frame: Frame, key: bytes) -> None:
+        self._segments.append(segment)
+        self._frames.append(frame)
         self.keys.append(key)
+        self.size += frame.end - frame.offset
 
-    def _recover(self, segment: int, last: bool) -> int:
-        """Read a segment into the index; returns where its good part ends."""
-        path, end = self._path(segment), 0
+    def _recover(self) -> None:
+        """Read all segments into the index, then cut off what a crash has left of an unacknowledged record."""
+        found = stems(self.root, ".log", ".gone") or [0]
+        gone = set(stems(self.root, ".gone"))
+        end = torn = 0
+        for segment in found:
+            end, torn = self._index(segment, segment in gone, last=segment == found[-1])
+        told, mark = self._path(found[-1]), self.root / "mark"
+        if (acknowledged := _read_mark(mark)) > len(self):
+            raise LogError(f"{told}: {acknowledged} records were acknowledged and {len(self)} are whole, up to byte {end}")
+        self._segment = found[-1]
+        if self.readonly:
+            return
+        for segment in gone:
+            self._path(segment).unlink(missing_ok=True)  # a crash came between
+        if torn:
+            logger.warning("%s: cut off a torn tail of %d bytes at byte %d", told, torn, end)
+            os.truncate(told, end)
+        self._open(*((found[-1] + 1, 0) if found[-1] in gone else (found[-1], end)))
+        self._mark = os.open(mark, os.O_RDWR | os.O_CREAT, 0o644)
+        _write_mark(self._mark, len(self))
+
+    def _index(self, segment: int, gone: bool, last: bool) -> tuple[int, int]:
+        """(where its good part ends, bytes after that)."""
+        path, end = self._path(segment, ".gone" if gone else ".log"), 0
         data = path.read_bytes() if path.exists() else b""
-        for end, key, payload in _records(data):
-            start = end - _HEADER - key - payload
-            self._admit(_Place(segment, start, key, payload), data[start + _HEADER : start + _HEADER + key])
-        if end == len(data):
-            return end
-        if not last or _any_record(data, end + 1):
+        for frame in frames(data, len(self)):
+            key, end = data[frame.offset + HEADER : frame.body], frame.end
+            if gone:
+                self.evicted[len(self)] = data[frame.body : end]
+            self._admit(segment, frame, key)
+        if end < len(data) and (wrong := damage(data, end, len(self))):
+            raise LogError(f"{path}: {wrong}")
+        if end < len(data) and (gone or not last):
             raise LogError(f"{path}: damaged record at byte {end} of {len(data)}")
-        logger.warning("%s: cut off a torn tail of %d bytes at byte %d", path, len(data) - end, end)
-        os.truncate(path, end)
-        return end
+        return end, len(data) - end
+
+
+def _write_mark(fd: int, count: int) -> None:
+    number = count.to_bytes(8, "little")
+    os.pwrite(fd, number + zlib.crc32(number).to_bytes(4, "little"), 0)
+
+
+def _read_mark(path: Path) -> int:
+    """How many records were acknowledged, as far as is known. LogError when it cannot be read."""
+    data = path.read_bytes() if path.exists() else b""
+    if not any(data):  # a power cut came before its first bytes were on disk
+        return 0
+    if len(data) != _MARK or zlib.crc32(data[:8]) != int.from_bytes(data[8:], "little"):
+        raise LogError(f"{path}: damaged; without this file the log opens, unaware of acknowledged records that are missing")
+    return int.from_bytes(data[:8], "little")
 
 
 def sync(path: Path) -> None:
@@ -161,45 +242,3 @@ def locked(path: Path) -> int:
         os.close(fd)
         raise LogError(f"{path.parent}: another process writes this log") from e
     return fd
-
-
-def _pack(key: bytes, payload: bytes) -> bytes:
-    fields = _FIELDS.pack(_MAGIC, len(key), len(payload), zlib.crc32(payload, zlib.crc32(key)))
-    return fields + zlib.crc32(fields).to_bytes(4, "little") + key + payload
-
-
-def _sizes(data: bytes, at: int) -> tuple[int, int, int] | None:
-    """(key length, payload length, crc) of the record that starts at a byte, None when no sound header is there."""
-    head = data[at : at + _HEADER]
-    if len(head) < _HEADER or zlib.crc32(head[:-4]) != int.from_bytes(head[-4:], "little"):
-        return None
-    magic, key, payload, crc = _FIELDS.unpack(head[:-4])
-    return (key, payload, crc) if magic == _MAGIC else None
-
-
-def _intact(data: bytes, at: int) -> tuple[int, int] | None:
-    """(key length, payload length) when a whole record with the right checksum starts at a byte."""
-    sizes = _sizes(data, at)
-    if sizes is None:
-        return None
-    key, payload, crc = sizes
-    body = memoryview(data)[at + _HEADER : at + _HEADER + key + payload]
-    return (key, payload) if len(body) == key + payload and zlib.crc32(body) == crc else None
-
-
-def _records(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(end, key length, payload length) of each record up to the first that is not sound."""
-    at = 0
-    while sizes := _intact(data, at):
-        at += _HEADER + sum(sizes)
-        yield at, *sizes
-
-
-def _any_record(data: bytes, start: int) -> bool:
-    """Does a sound record begin anywhere from a byte on? Then what lies before it is damage, not a torn tail."""
-    at = data.find(_MAGIC, start)
-    while at >= 0:
-        if _intact(data, at):
-            return True
-        at = data.find(_MAGIC, at + 1)
-    return False

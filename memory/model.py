@@ -6,6 +6,7 @@ the card that says how views are shown; a published Qwen3-VL has none yet. The s
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -115,6 +116,11 @@ class Model:
         self.net.save_pretrained(folder, state_dict=None if state is None else dict(state))
         self.tokenizer.save_pretrained(folder)
         (folder / "policy.json").write_text(json.dumps(asdict(self.card), indent=1))
+
+    def with_eyes_of_its_own(self) -> Model:
+        """The same policy with a copy of the vision tower that nothing trains; the text side is shared."""
+        shared = {id(part): part for part in (self.net.model.language_model, self.net.lm_head)}
+        return Model(copy.deepcopy(self.net, shared).eval(), self.tokenizer, self.card)
 
     @property
     def device(self) -> torch.device:

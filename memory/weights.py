@@ -7,6 +7,7 @@ same node looks into the store's memory.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Mapping
@@ -72,6 +73,10 @@ class FlatWeights:
     def array(self) -> np.ndarray:
         """All bytes, uint8. On a CPU it is the parameters themselves: send or copy it before the next step."""
         return self._flat.cpu().numpy()
+
+    def hash(self) -> str:
+        """sha256 of all bytes."""
+        return hashlib.sha256(self.array().data).hexdigest()
 
 
 def unflatten(flat: np.ndarray, plan: tuple[Slot, ...]) -> dict[str, Tensor]:

@@ -16,8 +16,11 @@ ALLOWED = {
     "learners": {"tools", "memory", "learners"},
     "cluster": {"tools", "memory", "actors", "learners", "cluster"},
 }
-HEAVY = ("ray", "torch", "transformers", "mlflow", "matplotlib")
-VALUES = ("trajectory", "codec", "replay", "task")
+HEAVY = ("ray", "faiss", "torch", "transformers", "mlflow", "matplotlib")
+VALUES = (
+    "trajectory", "codec", "replay", "task", "fence", "log", "rows", "sampler", "segment", "remembered", "select", "episodes",
+    "recall",
+)  # fmt: skip
 NO_TORCH = [*sorted((ROOT / "tools").glob("*.py")), *(ROOT / "memory" / f"{name}.py" for name in VALUES)]
 
 

@@ -90,6 +90,12 @@ class MediaStore:
             for key in [key for key in self._cache if key[0] == sha]:
                 self._cached -= self._cache.pop(key).nbytes
 
+    def remove(self, sha: str) -> None:
+        """Deletes a medium, on disk too; one that is not there is no error."""
+        self.forget(sha)
+        if self.root is not None:
+            self._path(sha).unlink(missing_ok=True)
+
     def __contains__(self, sha: str) -> bool:
         return sha in self._bytes if self.root is None else self._path(sha).exists()
 

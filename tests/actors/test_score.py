@@ -2,7 +2,7 @@
 
 import pytest
 
-from pixelis.actors.score import Outcome, RewardSettings, by_family, figures, reward
+from pixelis.actors.score import Outcome, RewardSettings, by_family, costs, figures, reward
 from pixelis.memory.task import GoldTask, Task
 from pixelis.memory.trajectory import Trajectory, Turn
 from pixelis.tools.call import Failure, ToolCall, ToolResult
@@ -53,3 +53,11 @@ def test_figures_are_over_episodes_calls_and_pairs_of_calls() -> None:
     assert (found.racpr, found.rapr) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
     assert (found.hop_rate, found.redundancy) == (pytest.approx(2 / 3), pytest.approx(1 / 5))
     assert by_family(some)["clip"]["hop_rate"] == 0 and by_family(some)["clip"]["valid"] == 1
+
+
+def test_what_a_chain_costs_is_all_of_the_reward_that_needs_no_key() -> None:
+    bad = Turn((1,), (2,), (-0.5,), error="bad_json")
+    trajectory = Trajectory("a", "t", "?", (), (bad,) * 5, None)
+    told = costs(trajectory, RewardSettings())
+    assert told == {"invalid": pytest.approx(-0.5), "length": pytest.approx(-0.1), "duplicate": 0.0}
+    assert reward(trajectory, GOLD, RewardSettings()) == {"answer": 0.0, **told}

@@ -23,7 +23,8 @@ def test_a_bare_name_means_a_config_that_comes_with_pixelis(tmp_path: Path, monk
     assert load("tiny_sft", ["stop.steps=3"]) == load(SFT, ["stop.steps=3"])
     (tmp_path / "tiny_sft").write_text(SFT.read_text().replace('name = "tiny"', 'name = "own"'))
     assert load("tiny_sft").name == "own"
-    with pytest.raises(ConfigError, match=r"^sfft: no such config; .*rft, rft_8b, sft, sft_8b, tiny_rft, tiny_sft, traces$"):
+    known = "rft, rft_8b, sft, sft_8b, tiny_rft, tiny_sft, tiny_ttrl, traces, ttrl"
+    with pytest.raises(ConfigError, match=rf"^sfft: no such config; .*{known}$"):
         load("sfft")
 
 
@@ -74,6 +75,8 @@ def test_settings_override_the_file() -> None:
         ("learner={loss='grpo', lora={rank=4, dropout=0.1}}", "learner.lora.dropout: for imitation only"),
         ("rollout.gpus=-1.0", "rollout.gpus: -1.0 is below 0"),
         ("learner.heads.box=-0.2", "learner.heads.box: -0.2 is below 0"),
+        ("replay.shards=0", "replay.shards: 0 is below 1"),
+        ("replay.keep_bytes=9", "all that is stored is drawn again"),
         ("steps", "write key=value"),
     ],
 )

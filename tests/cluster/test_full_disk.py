@@ -52,6 +52,8 @@ WRITE = """
 import sys
 from pathlib import Path
 from pixelis.memory.log import Log, replace_file
+from pixelis.memory.replay import ReplayShard
+from pixelis.memory.trajectory import Group, Trajectory
 from pixelis.tools.media import MediaStore
 root, big = Path(sys.argv[1]), bytes(9000)
 def fails(act):
@@ -70,6 +72,9 @@ fails(lambda: log.append(b"2", big))
 fails(lambda: replace_file(root / "summary.json", big))
 fails(lambda: MediaStore(root / "media").put(big))
 fails(save)
+shard = ReplayShard(root / "shard")
+fails(lambda: shard.add("p", 1, [Group("t", (Trajectory("t", "t", "?", (), ()),))]))
+shard.close()
 log.append(b"3", b"small")
 log.close()
 """
@@ -77,11 +82,17 @@ log.close()
 
 @pytest.mark.slow
 def test_every_store_is_as_before_after_a_write_that_found_no_room(tmp_path: Path) -> None:
-    """Log, small files, media and checkpoints, the four ways in which a run writes what it must not lose."""
+    """Log, small files, media, checkpoints and a replay shard: the ways in which a run writes what it must not lose."""
     import torch
 
     from pixelis.memory.log import Log
+    from pixelis.memory.replay import ReplayShard
+    from pixelis.memory.trajectory import Group, Trajectory
 
+    groups = [Group("t", (Trajectory("t", "t", "?", (), ()),))]
+    shard = ReplayShard(tmp_path / "shard")
+    shard.add("p", 0, groups)
+    shard.close()
     log = Log(tmp_path / "log")
     log.append(b"1", b"first")
     log.close()
@@ -95,6 +106,9 @@ def test_every_store_is_as_before_after_a_write_that_found_no_room(tmp_path: Pat
     again = Log(tmp_path / "log")
     assert [again.read(i) for i in range(len(again))] == [b"first", b"small"]
     again.close()
+    shard = ReplayShard(tmp_path / "shard")
+    assert shard.read([0]) == [groups] and len(shard.records) == 1 and shard.add("p", 1, groups) == 1
+    shard.close()
     assert (tmp_path / "summary.json").read_bytes() == b"{}"
     assert MediaStore(tmp_path / "media").get(picture) == png(plate("K7P"))
     assert checkpoint.load(tmp_path / "step-1").tensors["model"]["w"].tolist() == [1, 1]

@@ -57,7 +57,7 @@ def test_draws_do_not_depend_on_who_stored_first_nor_on_how_often_was_added() ->
 
 def test_a_kind_that_is_missing_is_named() -> None:
     some = pool(EPOCHS, [g for g in GROUPS if "caption" not in g.trajectories[0].family])
-    with pytest.raises(ConfigError, match=r"no code\.caption in the replay shard, which has code; it wants 4"):
+    with pytest.raises(ConfigError, match=r"no code\.caption in replay, which has code; it wants 4"):
         some.draw(0)
 
 

@@ -17,7 +17,7 @@ from pixelis.memory.checkpoint import latest
 from pixelis.memory.checkpoint import load as load_checkpoint
 from pixelis.memory.codec import decode
 from pixelis.memory.ledger import Ledger, account
-from pixelis.memory.replay import ReplayShard
+from pixelis.memory.replay import ReplayShard, catalogs
 from pixelis.tools.media import MediaStore
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -63,7 +63,7 @@ def test_what_was_acted_is_durable_and_whole(run: Path) -> None:
     assert len(groups) == len(shard) == 4 and all(len(group) == 4 for group in groups)
     assert {t.versions[0] for group in groups for t in group.trajectories} <= {(1, 0), (1, 1)}
     ledger = Ledger(run / "ledger" / "rft")
-    found = account(shard.catalog(), ledger.entries, once=True)
+    found = account(catalogs(run / "replay" / "rft"), ledger.entries, once=True)
     assert found.balanced and (found.stored, found.pending) == (16, 0)
     shard.close()
     ledger.close()

@@ -111,9 +111,9 @@ def test_ranks_meet_and_a_dead_one_is_named(algorithm: PixelisAlgorithm) -> None
     is killed the others' error is not the news."""
     run = replace(algorithm.run_config, learner=replace(algorithm.run_config.learner, ranks=2))
     root = algorithm.config.root
-    group = LearnerGroup(run, root, algorithm.config.shard, 9)
+    group = LearnerGroup(run, root, algorithm.config.shards, 9)
     algorithm.training_step()
-    [update] = group.update(range(2), 0)
+    [update] = group.update([(0, 0), (0, 1)], 0)
     assert update.figures["groups"] == 2
     first, second = ray.get([actor.weights.remote() for actor in group.actors], timeout=60)
     assert len(first) == sum(slot.bytes for slot in group.publish().plan) and not len(second)
@@ -130,7 +130,7 @@ def test_ranks_meet_and_a_dead_one_is_named(algorithm: PixelisAlgorithm) -> None
 
 def test_bugs_of_the_learner_keep_their_traceback(algorithm: PixelisAlgorithm) -> None:
     with pytest.raises(ray.exceptions.RayTaskError, match=r"replay\.py"):
-        algorithm.learner_group.ask(algorithm.learner_group.begin_update(["four"], 0, 1))
+        algorithm.learner_group.ask(algorithm.learner_group.begin_update([(0, "four")], 0, 1))
 
 
 def test_a_bug_is_a_small_value() -> None:

@@ -42,7 +42,7 @@ def test_a_file_is_named_by_its_whole_path(folder: Path) -> None:
 
 def test_traces_end_and_questions_come_again(folder: Path) -> None:
     traces, asked, world = (config.tasks for config in (load("traces"), looked_at(rft()), load("tiny_sft")))
-    assert (end(traces), end(asked), end(world)) == (3, None, 16)
+    assert (end(traces, "sft"), end(asked, "rft"), end(world, "sft")) == (3, None, 16)
     assert isinstance(open_source(traces, "demo", MediaStore()), TraceFile)
     assert isinstance(open_source(world, "demo", MediaStore()), TaskSource)
     source = open_source(asked, "demo", MediaStore())
@@ -74,7 +74,7 @@ def test_questions_that_cannot_be_rewarded_are_told(folder: Path, line: object, 
 def test_a_file_goes_with_its_phase(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"tasks\.traces: demonstrations are for phase sft"):
         rft("tasks.traces=traces.jsonl")
-    with pytest.raises(ConfigError, match=r"tasks\.file: questions are for phase rft"):
+    with pytest.raises(ConfigError, match=r"tasks\.file: questions are for phases rft and ttrl, this is sft"):
         sft("tasks.file=tasks.jsonl")
     with pytest.raises(FileNotFoundError):
         looked_at(sft("tasks.traces=none.jsonl"))

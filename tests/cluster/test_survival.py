@@ -8,6 +8,7 @@ import pytest
 from bench.kills import Run, babbler
 from pixelis.cluster.audit import audit
 from pixelis.memory.checkpoint import Checkpoint, latest, load
+from pixelis.memory.replay import catalogs
 
 CONFIG = Path(__file__).parents[2] / "configs" / "tiny_rft.toml"
 
@@ -36,7 +37,7 @@ def test_a_driver_killed_at_any_moment_and_resumed_gives_the_same_weights_to_the
     """In the synchronous setting; learner and rollouts have one thread each."""
     sets: dict[str, object] = {
         "start": start, "eval.n": 0, "save_every": 2, "stop.steps": 7, "rollout.actors": 2,
-        "tools.where": "pool",
+        "tools.where": "pool", "replay.shards": 2, "replay.segment_bytes": 2000,
     }  # fmt: skip
     whole, cut = (Run(CONFIG, {**sets, "name": name}) for name in ("whole", "cut"))
     finish(whole)
@@ -59,11 +60,11 @@ def test_a_driver_killed_at_any_moment_and_resumed_gives_the_same_weights_to_the
 
 
 def test_a_run_survives_the_death_of_each_part_and_every_trajectory_is_accounted_for(start: Path, workplace: Path) -> None:
-    """Asynchronous, two actors, two ranks that share the layers."""
+    """Asynchronous, two actors, two ranks that share the layers, two replay shards that keep little."""
     sets: dict[str, object] = {
         "name": "hit", "start": start, "eval.n": 0, "save_every": 2, "stop.steps": 10_000, "rollout.actors": 2,
         "rollout.staleness": 1, "learner.ranks": 2, "learner.shard": "true", "learner.grpo.truncate": 2.0,
-        "tools.where": "pool",
+        "tools.where": "pool", "replay.shards": 2, "replay.segment_bytes": 20_000, "replay.keep_bytes": 60_000,
     }  # fmt: skip
     run = Run(CONFIG, sets)
     run.start()
@@ -76,6 +77,8 @@ def test_a_run_survives_the_death_of_each_part_and_every_trajectory_is_accounted
     assert run.stop() == 130, run.told()
     account = audit(run.root)["rft"]
     assert account.balanced and account.trained > 0, account
+    records = catalogs(run.root / "replay" / "rft")
+    assert {shard for shard, _ in records} == {0, 1} and any(record.evicted for record in records.values())
     assert "Traceback" not in run.told()
 
 

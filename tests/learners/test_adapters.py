@@ -13,16 +13,19 @@ from pixelis.actors.rollout import RolloutSettings, RolloutWorker
 from pixelis.actors.tasks import TaskSource
 from pixelis.learners.batch import by_length, collate
 from pixelis.learners.corridor import CorridorSettings
+from pixelis.learners.ema import EmaSettings
 from pixelis.learners.learner import Learner, LearnerSettings
-from pixelis.learners.loss import K3
+from pixelis.learners.loss import K3, k3_to
 from pixelis.learners.probe import PROBED
 from pixelis.learners.reference import logprobs
+from pixelis.learners.ttrl import TtrlSettings
 from pixelis.memory.lora import TEXT, LoraSettings, adapt, layers
 from pixelis.memory.model import FeatureCache, Model, ModelError, Precision
 from pixelis.memory.trajectory import Group, Trajectory
 from pixelis.memory.weights import unflatten
 from pixelis.tools.media import MediaStore
 from pixelis.tools.toolbox import Toolbox
+from tests.learners.questions import asked
 from tests.learners.test_agreement import sampled
 from tests.learners.test_heads import CALLS, PAPER, demonstration
 from tests.learners.test_learner import contrast, episode, honest
@@ -78,6 +81,27 @@ def test_the_reference_is_the_network_without_adapters(model: Model, store: Medi
     assert torch.equal(before[0, 0].logprobs, learner._read(members)[0, 0].logprobs)
     assert not torch.equal(FeatureCache(model, store).get(views)[0].pooled, learner._still.get(views)[0].pooled)
     assert torch.equal(FeatureCache(plain, store).get(views)[0].pooled, learner._still.get(views)[0].pooled)
+
+
+def test_an_average_of_adapters_is_worn_by_the_same_network(model: Model, store: MediaStore) -> None:
+    """The reference of TTRL needs no copy either, and asking it leaves the policy as it was, to the bit."""
+    settings = replace(RFT, loss="ttrl", ttrl=TtrlSettings(ema=EmaSettings(0.5)))
+    learner, one = Learner(model, store, settings), asked(model, store, 0)
+    assert learner.reference and learner.reference.model.net is model.net
+    members, start = {(0, k): t for k, t in enumerate(one.group.trajectories)}, parameters(model)
+    before = learner._read(members)[0, 0].logprobs
+    figures = learner.update([one])
+    assert figures["skipped"] == 0 and figures[f"{k3_to('ema')}_token_mean"] == pytest.approx(0.0, abs=1e-6)
+    after = parameters(model)
+    half = learner._read(members)[0, 0].logprobs
+    assert not moved(after, model) and moved(start, model)
+    assert learner.ttrl and learner.ttrl.ema and all("lora_" in name for name in learner.ttrl.ema.weights)
+    with torch.no_grad():
+        for name, p in model.net.named_parameters():
+            p.copy_((start[name] + after[name]) / 2)
+    batch = collate([one.group.trajectories[0]], model.layout)
+    assert torch.allclose(half, logprobs(model, batch, learner._features(batch.views)), atol=1e-5)
+    assert not torch.allclose(half, before, atol=1e-5)
 
 
 def test_pictures_are_encoded_once_where_text_alone_has_adapters(model: Model, store: MediaStore) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pixelis.learners.advantage import normalised
-from pixelis.learners.loss import K3, GrpoSettings, RoleWeights, Sampled, grpo, imitation, k3
+from pixelis.learners.loss import K3, GrpoSettings, Lessons, RoleWeights, Sampled, grpo, imitation, k3, k3_to, told_of, ttrl
 
 
 def sampled(now: torch.Tensor, rows: list[int] | None = None, **changes: torch.Tensor) -> Sampled:
@@ -96,3 +96,34 @@ def test_truncated_weights_are_those_of_importance_sampling_up_to_the_cut() -> N
         grpo(here, sampled(here, old=old, advantages=credit), some, beta=0.0)[0].backward()
         gradients.append(here.grad)
     torch.testing.assert_close(*gradients)
+
+
+def test_ttrl_of_rollouts_alone_is_grpo_to_the_average_and_of_demonstrations_alone_imitation() -> None:
+    """Paper 6.6: the parts of its loss are those of the other phases, and they add up."""
+    now, row = torch.tensor([-1.0, -0.5, -2.0, -0.25, -1.5], requires_grad=True), [0, 0, 0, 1, 1]
+    told = sampled(now.detach(), row, advantages=torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0]), reference=torch.full((5,), -1.0))
+    none, even = torch.zeros(5), torch.tensor([1 / 6, 1 / 6, 1 / 6, 1 / 4, 1 / 4])
+    acted, figures = ttrl(now, told, Lessons(even, none, none), GrpoSettings(), 0.1, "ema")
+    expected, others = grpo(now, told, GrpoSettings(), 0.1)
+    torch.testing.assert_close(acted, expected)
+    assert {name.replace("_to_ema_", "_to_start_"): pair for name, pair in figures.items() if "nll" not in name} == others
+    assert set(figures) == set(told_of("ttrl", "ema"))
+    shown = torch.tensor([0.25, 0.5, 0.0, 0.0, 0.25])
+    empty = Sampled(*(getattr(told, name)[:0] for name in ("old", "advantages", "reference", "choice", "row", "roles")))
+    imitated, figures = ttrl(now, empty, Lessons(none, shown / 2, shown / 2), GrpoSettings(), 0.1, "ema")
+    torch.testing.assert_close(imitated, imitation(now, shown)[0])
+    assert figures["nll_exemplar"] == figures["nll_rehearsal"] == pytest.approx((float(imitated.detach()) / 2, 0.5))
+    both, _ = ttrl(now, told, Lessons(even, shown, none), GrpoSettings(), 0.1, "ema")
+    torch.testing.assert_close(both, acted + imitated)
+    exemplars, _ = ttrl(now, told, Lessons(even, shown, none), GrpoSettings(), 0.0, "ema", gradient=0.0)
+    torch.testing.assert_close(exemplars, imitated)
+
+
+def test_what_another_policy_sampled_carries_no_ratio_however_unlikely_it_is() -> None:
+    now = torch.tensor([-1.0, -200.0], requires_grad=True)
+    of = sampled(now.detach()[:1], [0], old=torch.tensor([-1.0]), advantages=torch.ones(1), reference=torch.tensor([-1.0]))
+    shares = Lessons(torch.tensor([1.0, 0.0]), torch.zeros(2), torch.tensor([0.0, 0.5]))
+    loss, told = ttrl(now, of, shares, GrpoSettings(), 0.1, "ema")
+    loss.backward()
+    assert now.grad is not None and now.grad.tolist() == [-1.0, -0.5]
+    assert told[f"{k3_to('ema')}_token_mean"] == (0.0, 1.0)
