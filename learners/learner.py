@@ -230,6 +230,8 @@ class Learner:
             if questions is None:
                 raise CorridorError(_lost(figures, figures[self._probed], self.settings.corridor))
             self._leave_out("discarded", samples)
+            # while nothing can be kept the average stands still: the weight of the KL must rise, or it stays so
+            self.corridor.read(figures[self._probed])
             return {**figures, "skipped": 1.0, "discarded": 1.0}
         self.version = (self.version[0], self.version[1] + 1)
         if questions and draft:
