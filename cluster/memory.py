@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
 from pixelis.cluster.errors import UsageError
-from pixelis.cluster.part import answer, name_of, where
+from pixelis.cluster.part import NAMESPACE, answer, name_of, where
 from pixelis.cluster.watchdog import stacks
 from pixelis.memory.episodes import EpisodeShard
 from pixelis.memory.log import replace_file
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pixelis.cluster.config import RunConfig
     from pixelis.memory.encoder import EncoderSettings
 
-NAMESPACE = "pixelis"
 CALLS = 100
 """Calls that a shard holds at once."""
 START = 120.0
