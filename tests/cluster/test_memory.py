@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import ray
 
-from pixelis.cluster.memory import NAMESPACE, start_memory, stop_memory
+from pixelis.cluster.memory import start_memory, stop_memory
+from pixelis.cluster.part import NAMESPACE
 from pixelis.cluster.part import name_of
 from pixelis.memory.episodes import EpisodeShard
 from pixelis.memory.recall import AwayError, EpisodeMemory, folders, shard_of
