@@ -15,8 +15,7 @@ import pytest
 import ray
 
 from pixelis.cluster.memory import start_memory, stop_memory
-from pixelis.cluster.part import NAMESPACE
-from pixelis.cluster.part import name_of
+from pixelis.cluster.part import NAMESPACE, name_of
 from pixelis.memory.episodes import EpisodeShard
 from pixelis.memory.recall import AwayError, EpisodeMemory, folders, shard_of
 from pixelis.memory.remembered import Remembered, from_table
