@@ -8,7 +8,7 @@ import pytest
 
 from pixelis.actors.score import Outcome
 from pixelis.cluster import results_page, results_rft
-from pixelis.cluster.results_rft import Cell, cells
+from pixelis.cluster.results_rft import Cell, Rft
 from pixelis.learners.loss import K3
 
 OUTCOME = Outcome("code", True, steps=2, valid=2, calls=2, fidelity=0.5, composite=True, hops=(True,), redundant=(False, True))
@@ -26,9 +26,9 @@ def finish(cell: Cell, right: int, of: int = 20, steps: int = 2) -> None:
 
 def test_arms_differ_in_what_they_are_named_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    full = results_rft.config(Cell("early", "full", 1))
+    full = Rft().config(Cell("early", "full", 1))
     for arm, weight in (("no_curiosity", "curiosity"), ("no_coherence", "coherence")):
-        found = results_rft.config(Cell("early", arm, 1))
+        found = Rft().config(Cell("early", arm, 1))
         zero = replace(full.learner.intrinsic, **{weight: 0.0})
         assert found == replace(full, name=found.name, learner=replace(full.learner, intrinsic=zero))
     assert full.start == "runs/results-rft-early/policy/sft" and full.seed == 1
@@ -37,7 +37,7 @@ def test_arms_differ_in_what_they_are_named_after(tmp_path: Path, monkeypatch: p
 
 
 def test_a_cell_comes_after_what_it_needs() -> None:
-    order = cells()
+    order = Rft().cells()
     assert len(order) == len(set(order)) == 37
     for cell in order:
         if cell.arm != "sft":
@@ -51,10 +51,9 @@ def test_rows_items_and_page_of_what_is_finished(tmp_path: Path, monkeypatch: py
     done = [Cell("early", "sft"), Cell("early", "full", 0), Cell("early", "full", 1)]
     for cell, right, steps in zip(done, (8, 16, 12), (6, 2, 2), strict=True):
         finish(cell, right, steps=steps)
-    out = Path("docs/results/rft.json")
     for cell in done[::-1]:
-        results_rft.keep(out, cell)
-    page = results_rft.gather(out).read_text()
+        Rft().keep(cell)
+    page = Rft().gather().read_text()
     rows = json.loads(Path("docs/results/rft.json").read_text())
     assert [row["arm"] for row in rows] == ["sft"] * 3 + ["full"] * 6
     assert set(rows[0]) == {
@@ -67,76 +66,6 @@ def test_rows_items_and_page_of_what_is_finished(tmp_path: Path, monkeypatch: py
     assert "| early | full | 89% | +0.300 | 1.0000 |" in page
     assert page.count("not yet") == len(results_page.HYPOTHESES) - 3
     assert Path("docs/results/rft.svg").read_bytes().startswith(b"<?xml")
-
-
-class Ended:
-    """A cell's process that is done when it is looked at the second time."""
-
-    def __init__(self, code: int = 0) -> None:
-        self.code, self.looks = code, 0
-
-    def poll(self) -> int | None:
-        self.looks += 1
-        return self.code if self.looks > 1 else None
-
-
-def test_what_has_a_file_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a start that came with the repository the policy is made again, if an arm still needs it."""
-    monkeypatch.chdir(tmp_path)
-    asked: list[Cell] = []
-
-    def begin(cell: Cell) -> Ended:
-        asked.append(cell)
-        finish(cell, 10)
-        return Ended()
-
-    some = [Cell("early", "sft"), Cell("early", "full", 0), Cell("converged", "sft"), Cell("converged", "full", 0)]
-    monkeypatch.setattr(results_rft, "cells", lambda: some)
-    for cell in (some[0], some[2], some[3]):
-        finish(cell, 10)
-        results_rft.keep(results_rft.OUT, cell)
-    for cell in (some[0], some[2]):
-        (cell.root / "summary.json").unlink()
-    results_rft.run(begin=begin)
-    assert asked == [some[0], some[1]]
-    results_rft.run(begin=begin)
-    assert len(asked) == 2
-
-
-def test_cells_side_by_side_wait_for_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    going: dict[Cell, Ended] = {}
-    most = 0
-
-    def begin(cell: Cell) -> Ended:
-        nonlocal most
-        assert all(one.trained and going[one].looks > 1 for one in results_rft.needed(cell))
-        finish(cell, 10)
-        going[cell] = Ended()
-        most = max(most, sum(one.looks < 2 for one in going.values()))
-        return going[cell]
-
-    monkeypatch.setattr(results_rft.time, "sleep", lambda _: None)
-    results_rft.run(beside=3, begin=begin)
-    assert list(going) and set(going) == set(cells()) and most == 3
-
-
-def test_a_cell_that_fails_is_begun_again_and_then_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is finished stays finished, and what goes on beside it comes to its end."""
-    monkeypatch.chdir(tmp_path)
-    begun: list[Cell] = []
-
-    def begin(cell: Cell) -> Ended:
-        begun.append(cell)
-        finish(cell, 10)
-        return Ended(code=int(cell.arm == "full" or (cell.arm == "task" and begun.count(cell) == 1)))
-
-    monkeypatch.setattr(results_rft.time, "sleep", lambda _: None)
-    with pytest.raises(SystemExit, match=r"full from early, seed 0 failed 3 times: see runs/results-rft-early-full-0\.log"):
-        results_rft.run(beside=2, begin=begin)
-    assert begun.count(Cell("early", "full")) == 3 and begun.count(Cell("early", "task")) == 2
-    finished = {path.stem for path in Path("docs/results/rft").glob("*.json")}
-    assert {"early", "converged", "early-task-0", "converged-task-0"} <= finished and "early-full-0" not in finished
 
 
 def test_figures_can_be_made_from_the_items_alone() -> None:
