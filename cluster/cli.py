@@ -179,7 +179,7 @@ def adapt(
     ],
     name: Annotated[str, typer.Option(help="The run: runs/NAME.")] = "adapt",
     config: Annotated[str, typer.Option(help="A file like configs/ttrl.toml, or the name of one that comes along.")] = "ttrl",
-    n: Annotated[int, typer.Option("--n", help="Questions of a shifted stream.", min=1)] = 800,
+    n: Annotated[int, typer.Option("--n", help="Questions of a shifted stream.", min=1)] = 1200,
     sets: Set = None,
     resume: Resume = False,
     dashboard: Dashboard = False,
