@@ -118,6 +118,29 @@ def arms(rows: Sequence[Mapping[str, Any]]) -> str:
     return _drawn(figure)
 
 
+COLOURS = ("#1f6feb", "#d9822b", "#2da44e", "#8250df", "#cf222e", "#57606a", "#bf8700", "#0a7ea4")
+SPAN = 8
+"""A stream's moving mean is over this part of it."""
+
+
+def prequential(served: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+    """Share of right answers along each stream, [arm] float [seeds, N], as moving means over an eighth of it."""
+    figure, axes = _figure(8.2, 2.9 * -(-len(served) // 2), rows=-(-len(served) // 2), columns=2)
+    names = dict.fromkeys(name for arms_ in served.values() for name in arms_)
+    colours = dict(zip(names, COLOURS * 2, strict=False))
+    for ax, (stream, found) in zip(axes, served.items(), strict=False):
+        for name, right in found.items():
+            span = max(1, right.shape[1] // SPAN)
+            means = np.convolve(right.mean(axis=0), np.ones(span) / span, "valid")
+            ax.plot(np.arange(len(means)) + span, means, color=colours[name], linewidth=1.5, label=name)
+        ax.set_title(stream, fontsize=10, color=INK, loc="left")
+        ax.set_xlabel("questions answered", fontsize=9, color=SOFT)
+        ax.legend(fontsize=8, frameon=False)
+    for ax in axes[len(served) :]:
+        ax.set_visible(False)
+    return _drawn(figure)
+
+
 def _curve(points: Sequence[tuple[float, float]], marked: bool) -> str:
     from matplotlib.ticker import MaxNLocator
 

@@ -141,6 +141,14 @@ class Rft(Experiment[Cell]):
         return replace(made, start=str(begun / "policy" / "sft"), stop=stop, replay=lone)
 
 
+def started() -> Path:
+    """The policy that test-time training goes on from: `full` of the early start, seed 0; trained first if it is not here."""
+    for cell in (Cell("early", "sft"), Cell("early", "full")):
+        if not cell.trained:
+            Rft().train(cell)
+    return cell.root / "policy" / cell.phase
+
+
 def rows(cell: Cell) -> list[dict[str, Any]]:
     """The rows of a finished cell: held-out questions of all families, then of each."""
     outcomes, phase = _outcomes(cell), read_summary(cell.root)["phases"][cell.phase]

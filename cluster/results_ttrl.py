@@ -1,0 +1,235 @@
+"""`make results-ttrl`: what test-time training is worth under shifts, what each of its guards is, and how long it lasts.
+
+Each cell is a run of its own, of some minutes on one core (`cluster/cells.py`). `none` of a stream renders it, for all seeds,
+and says what the start policy and the tools make of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pixelis.actors.ceiling import ceiling
+from pixelis.actors.shift import Shift
+from pixelis.actors.stream import marks, read_answers, read_keys
+from pixelis.actors.world import NO_SHIFT
+from pixelis.cluster import results_rft, ttrl_page
+from pixelis.cluster.cells import Experiment
+from pixelis.cluster.config import CONFIGS, RunConfig, load
+from pixelis.cluster.evaluate import Questions, evaluate
+from pixelis.cluster.results_rft import HERE, LONE
+from pixelis.cluster.run import RUNS, train
+from pixelis.cluster.stream import render
+from pixelis.cluster.track import read_summary
+from pixelis.learners.loss import k3_to
+from pixelis.learners.probe import probed
+from pixelis.memory.log import replace_file
+
+FAMILIES = ("code", "clip")
+GRID = (2e-5, 4e-5, 8e-5)
+"""Learning rates of the spike."""
+LR = 4e-5
+"""Of everything else: the spike's choice (docs/decisions.md)."""
+MULTIPLES = (1, 2, 4, 8)
+"""Of LR, for the margin of stability."""
+UNSEEN, CLEAN, CEILING = 500, 1000, 250
+"""Held-out questions a family: under the shift, without one, and for the tools."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What is adapted to. Example: Stream("lighting:0.5", 1200)"""
+
+    shift: str
+    n: int
+    """Questions."""
+    rounds: int = 1
+    """Times that they are asked: more than one is a folder that is revisited."""
+
+    @property
+    def last(self) -> Shift:
+        """The shift that it ends with: that of the unseen questions."""
+        return Shift.parse(self.shift.split(",")[-1])
+
+
+STREAMS = {
+    "lighting": Stream("lighting:0.5", 1200),
+    "motion": Stream("motion:0.5", 1200),
+    "switch": Stream("lighting:0.5,motion:0.5", 1200),
+    "folder": Stream("lighting:0.5", 150, rounds=8),
+    "endurance": Stream("motion:0.5", 8000),
+}
+ARMS: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "answer_only": (
+        "learner.ttrl.vote.answer=1", "learner.ttrl.vote.behaviour=0", "learner.ttrl.vote.fidelity=0",
+        "learner.ttrl.vote.length=0",
+    ),
+    "no_kl": ("learner.grpo.beta=0", "learner.corridor.high=0"),
+    "no_ema": ('learner.ttrl.anchor="start"',),
+    "no_abstain": ("learner.ttrl.gate.abstain=false",),
+    "unsafe": (
+        "learner.grpo.beta=0", "learner.corridor.high=0", "learner.ttrl.gate.abstain=false", "learner.ttrl.canary.every=0",
+    ),
+    "lora": ("learner.lora.rank=16", "learner.train_vision=false"),
+}  # fmt: skip
+"""What changes `configs/ttrl.toml`; `none` does not learn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run. Example: Cell("lighting", "full", 4e-5, seed=2)"""
+
+    stream: str
+    arm: str
+    lr: float = 0.0
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its run folder."""
+        return f"results-ttrl-{self.stream}-{self.arm}" + (f"-{self.lr:g}-{self.seed}" if self.arm != "none" else "")
+
+    @property
+    def root(self) -> Path:
+        """Where it is."""
+        return RUNS / self.name
+
+    @property
+    def trained(self) -> bool:
+        """Whether its run is here, to its end; of `none` the streams."""
+        return all((self.root / part).exists() for part in ("clean.json", "unseen.json"))
+
+    def __str__(self) -> str:
+        return f"{self.arm} on {self.stream}" + (f", lr {self.lr:g}, seed {self.seed}" if self.arm != "none" else "")
+
+
+def grids() -> list[tuple[str, str, tuple[float, ...], int]]:
+    """(stream, arm, learning rates, seeds) of all that learn, the most telling first."""
+    both = [(stream, arm, GRID, 3) for stream in ("lighting", "motion") for arm in ("full", "answer_only")]
+    parts = [(stream, arm, (LR,), 3) for stream in ("lighting", "motion") for arm in ("no_kl", "no_ema", "no_abstain")]
+    switch = [("switch", arm, (LR,), 3) for arm in ("full", "answer_only", "no_kl", "no_ema", "no_abstain")]
+    margin = [("motion", arm, tuple(LR * times for times in MULTIPLES), 1) for arm in ("full", "unsafe")]
+    last = [("lighting", "lora", GRID, 3), ("folder", "full", (LR,), 3)]
+    return [*both, *parts, *switch, *margin, *last, *(("endurance", arm, (LR,), 2) for arm in ("full", "unsafe"))]
+
+
+class Ttrl(Experiment[Cell]):
+    """What test-time training is worth under shifts. The same command goes on where it stopped."""
+
+    module = "pixelis.cluster.results_ttrl"
+    out = Path("docs/results/ttrl.json")
+
+    def cells(self) -> list[Cell]:
+        """`none` of each stream, then seed by seed every arm."""
+        every = [Cell(stream, arm, lr, seed) for stream, arm, lrs, seeds in grids() for seed in range(seeds) for lr in lrs]
+        return [*(Cell(stream, "none") for stream in STREAMS), *sorted(dict.fromkeys(every), key=lambda cell: cell.seed)]
+
+    def start(self, cell: Cell) -> Cell | None:
+        """What has rendered its stream."""
+        return None if cell.arm == "none" else Cell(cell.stream, "none")
+
+    def run(self, *args: Any, **options: Any) -> Path:
+        """As any experiment; the policy that all go on from is trained first, if it is not here."""
+        results_rft.started()
+        return super().run(*args, **options)
+
+    def train(self, cell: Cell) -> None:
+        """Render or adapt; then unseen questions under the shift, and clean ones."""
+        stream = STREAMS[cell.stream]
+        policy = results_rft.started()
+        if cell.arm == "none":
+            for seed in range(1 + max(one.seed for one in self.cells() if one.stream == cell.stream)):
+                if not _key(cell.stream, seed).exists():
+                    render(
+                        stream.shift, _questions(cell.stream, seed).parent, _key(cell.stream, seed), FAMILIES, stream.n, seed
+                    )
+        else:
+            policy = train(self.config(cell), resume=True) / "policy" / "ttrl"
+        for name, n, shift in (("unseen", UNSEEN, stream.last), ("clean", CLEAN, NO_SHIFT)):
+            asked = Questions(n, "heldout", FAMILIES, shift)
+            found = evaluate(policy, cell.root / name, asked, int)
+            told = json.dumps([int(one.success) for one in found.outcomes])
+            replace_file(cell.root / f"{name}.json", told.encode())
+
+    def keep(self, cell: Cell) -> None:
+        """Its row, and what came of each question."""
+        self.file(cell).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(self.file(cell), (json.dumps(self.told(cell), indent=0) + "\n").encode())
+
+    def gather(self) -> Path:
+        """All rows so far, and the page."""
+        kept = [json.loads(path.read_text()) for cell in self.cells() if (path := self.file(cell)).exists()]
+        replace_file(self.out, ("[\n" + ",\n".join(json.dumps(one["row"]) for one in kept) + "\n]\n").encode())
+        return ttrl_page.write(self.out, kept)
+
+    def config(self, cell: Cell) -> RunConfig:
+        """Of an arm."""
+        stream = STREAMS[cell.stream]
+        own = [
+            f"name={cell.name}", f"seed={cell.seed}", f"learner.lr={cell.lr!r}", "eval.n=0", f"tasks.rounds={stream.rounds}",
+            f"tasks.file={_questions(cell.stream, cell.seed)}",
+        ]  # fmt: skip
+        return replace(load(CONFIGS / "ttrl.toml", [*own, *HERE, *LONE, *ARMS[cell.arm]]), start=str(results_rft.started()))
+
+    def told(self, cell: Cell) -> dict[str, Any]:
+        """What is kept of a finished cell: its row, and digits of what came of each question."""
+        unseen, clean = (json.loads((cell.root / f"{name}.json").read_text()) for name in ("unseen", "clean"))
+        stream = STREAMS[cell.stream]
+        row: dict[str, Any] = {
+            "arm": cell.arm, "stream": cell.stream, "severity": stream.last.severity, "seed": cell.seed, "lr": cell.lr,
+            "n": len(unseen), "updates": 0, "success_unseen": float(np.mean(unseen)), "success_clean": float(np.mean(clean)),
+        }  # fmt: skip
+        items = {"unseen": _digits(unseen), "clean": _digits(clean)}
+        if cell.arm == "none":
+            found = [ceiling(family, "heldout", CEILING, stream.last) for family in FAMILIES]
+            quiet = dict.fromkeys(("kl_median", "kl_p95", "under", "inside", "over", "abstain_rate"))
+            return {"row": {**row, "ceiling": float(np.mean(found)), **quiet, "rollbacks": 0}, "items": items}
+        base = json.loads(self.file(Cell(cell.stream, "none")).read_text())["row"]
+        once = read_keys(_key(cell.stream, cell.seed))
+        again = [replace(key, id=f"{key.id}@{number}") for number in range(2, stream.rounds + 1) for key in once]
+        right, sure = marks([*once, *again], read_answers(cell.root / "answers.jsonl"))
+        row |= {"ceiling": base["ceiling"], **drift(cell.root, self.config(cell))}
+        items |= {"served": _digits(right), "sure": _digits(sure)}
+        return {"row": row, "items": items, "cpu_s": read_summary(cell.root)["phases"]["ttrl"]["cpu_s"]}
+
+
+def drift(root: Path, config: RunConfig) -> dict[str, Any]:
+    """How far the kept updates of a run were from its reference, by the edges of `configs/ttrl.toml` whatever its own are."""
+    edges = load(CONFIGS / "ttrl.toml").learner.corridor
+    anchor = config.learner.ttrl.anchor
+    lines = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+    kept = [line for line in lines if line.get("skipped") == 0.0]
+    kl = np.array([line[f"{k3_to(anchor)}_token_mean"] for line in kept])
+    means = np.convolve(kl, np.ones(edges.window) / edges.window, "valid") if len(kl) >= edges.window else kl[:0]
+    probe = [line[probed(anchor)] for line in kept if probed(anchor) in line]
+    return {
+        "updates": len(kept),
+        "kl_median": float(np.median(kl)), "kl_p95": float(np.quantile(kl, 0.95)),
+        "under": float((kl < edges.low).mean()), "inside": float(((kl >= edges.low) & (kl <= edges.high)).mean()),
+        "over": float((kl > edges.high).mean()), "over_window": float((means > edges.high).mean()) if len(means) else 0.0,
+        "probe_max": max(probe, default=None),
+        "abstain_rate": sum(line.get("abstained", 0.0) for line in lines) / max(1.0, sum(line["groups"] for line in lines)),
+        "rollbacks": int(lines[-1].get("rollbacks", 0)),
+    }  # fmt: skip
+
+
+def _questions(stream: str, seed: int) -> Path:
+    return Cell(stream, "none").root / f"stream-{seed}" / "tasks.jsonl"
+
+
+def _key(stream: str, seed: int) -> Path:
+    return RUNS / f"results-ttrl-{stream}-{seed}.key.jsonl"
+
+
+def _digits(values: Sequence[Any]) -> str:
+    return "".join(str(int(value)) for value in values)
+
+
+if __name__ == "__main__":
+    Ttrl().main()

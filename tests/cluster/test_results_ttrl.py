@@ -1,0 +1,109 @@
+"""The experiments of test-time training: which cells there are, what each changes, what the page says of them. Made-up runs."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pixelis.actors.stream import Answer, Key
+from pixelis.cluster import results_ttrl, ttrl_page
+from pixelis.cluster.results_ttrl import ARMS, LR, STREAMS, Cell, Ttrl, drift
+from pixelis.learners.loss import k3_to
+from pixelis.learners.probe import probed
+
+NONE = Cell("lighting", "none")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(results_ttrl.results_rft, "started", lambda: Path("runs/start/policy/rft"))
+    monkeypatch.setattr(results_ttrl, "ceiling", lambda *_: 1.0)
+
+
+def finish(cell: Cell, unseen: float, clean: float = 0.9, kl: float = 0.1, of: int = 100) -> None:
+    """A finished cell as it leaves its run, as far as its row is made of it: every fifth question abstained from."""
+    cell.root.mkdir(parents=True)
+    for name, share in (("unseen", unseen), ("clean", clean)):
+        (cell.root / f"{name}.json").write_text(json.dumps([int(i < share * of) for i in range(of)]))
+    if cell.arm == "none":
+        return
+    keys = [Key(f"q{i}", "A", "text", "code") for i in range(40)]
+    Path(f"runs/results-ttrl-{cell.stream}-{cell.seed}.key.jsonl").write_text("\n".join(json.dumps(asdict(k)) for k in keys))
+    rounds = STREAMS[cell.stream].rounds
+    asked = [f"q{i}" + (f"@{number}" if number > 1 else "") for number in range(1, rounds + 1) for i in range(40)]
+    told = [Answer(name, "A" if i % 2 else "B", abstained=i % 5 == 0) for i, name in enumerate(asked)]
+    (cell.root / "answers.jsonl").write_text("\n".join(json.dumps(asdict(one)) for one in told))
+    (cell.root / "summary.json").write_text(json.dumps({"phases": {"ttrl": {"cpu_s": 300.0}}}))
+    anchor = Ttrl().config(cell).learner.ttrl.anchor
+    line = {"groups": 4.0, "abstained": 1.0, "rollbacks": 0.0, f"{k3_to(anchor)}_token_mean": kl, probed(anchor): 2 * kl}
+    lines = [json.dumps({**line, "step": i, "skipped": float(i % 4 == 3)}) for i in range(40)]
+    (cell.root / "metrics.jsonl").write_text("\n".join(lines))
+
+
+def test_every_cell_is_one_run_and_comes_after_its_stream() -> None:
+    order = Ttrl().cells()
+    assert len(order) == len(set(order)) == len({cell.name for cell in order})
+    assert {cell.stream for cell in order} == set(STREAMS) and {cell.arm for cell in order} == {"none", *ARMS}
+    for cell in order:
+        assert all(order.index(one) < order.index(cell) for one in Ttrl().needed(cell))
+
+
+def test_arms_differ_in_what_they_are_named_after() -> None:
+    full = Ttrl().config(Cell("motion", "full", LR))
+    for arm, differs in (
+        ("no_ema", lambda c: c.learner.ttrl.anchor == "start"),
+        ("no_abstain", lambda c: not c.learner.ttrl.gate.abstain),
+        ("no_kl", lambda c: c.learner.grpo.beta == c.learner.corridor.high == 0),
+        ("answer_only", lambda c: c.learner.ttrl.vote.behaviour == c.learner.ttrl.vote.fidelity == 0),
+    ):
+        found = Ttrl().config(Cell("motion", arm, LR))
+        assert differs(found) and not differs(full)
+        assert replace(found, name=full.name, learner=full.learner) == full
+    assert full.tasks.file == "runs/results-ttrl-motion-none/stream-0/tasks.jsonl"
+
+
+def test_rows_and_page_of_what_is_finished() -> None:
+    made = Ttrl()
+    cells = [NONE, *(Cell("lighting", arm, LR, seed) for arm in ("full", "answer_only") for seed in (0, 1))]
+    for cell, unseen in zip(cells, (0.6, 0.8, 0.8, 0.7, 0.7), strict=True):
+        finish(cell, unseen)
+        made.keep(cell)
+    page = made.gather().read_text()
+    rows = json.loads(made.out.read_text())
+    assert {
+        "arm", "stream", "severity", "seed", "lr", "n", "updates", "success_unseen", "success_clean", "ceiling", "kl_median",
+        "kl_p95", "under", "inside", "over", "abstain_rate", "rollbacks",
+    } <= set(rows[0])  # fmt: skip
+    assert rows[1]["updates"] == 30 and rows[1]["abstain_rate"] == 0.25 and rows[1]["inside"] == 1.0
+    assert "| `full` closes 40 % of the gap under lighting | unseen, full less none, lighting | +0.200 [" in page
+    assert "| 50% | yes |" in page
+    assert page.count("not yet") == len(ttrl_page.HYPOTHESES) - 3
+    assert (made.out.with_suffix(".svg")).read_bytes().startswith(b"<?xml")
+
+
+def test_a_folder_that_is_revisited_has_one_answer_a_round() -> None:
+    for cell in (Cell("folder", "none"), Cell("folder", "full", LR)):
+        finish(cell, 0.7)
+        Ttrl().keep(cell)
+    kept = json.loads(Ttrl().file(Cell("folder", "full", LR)).read_text())
+    assert len(kept["items"]["served"]) == 40 * STREAMS["folder"].rounds
+
+
+def test_the_best_rate_is_among_those_of_all_seeds() -> None:
+    def kept(lr: float, seed: int, success: float) -> dict[str, dict[str, object]]:
+        return {"row": {"stream": "lighting", "arm": "full", "lr": lr, "seed": seed, "success_unseen": success}}
+
+    some = [kept(1e-5, 0, 0.7), kept(1e-5, 1, 0.7), kept(2e-5, 0, 0.6), kept(2e-5, 1, 0.9), kept(4e-5, 0, 1.0)]
+    assert [one["row"]["lr"] for one in ttrl_page.best(some, "lighting", "full")] == [2e-5, 2e-5]
+
+
+def test_drift_is_told_by_the_same_edges_for_all_arms() -> None:
+    cells = [Cell("motion", "full", LR), Cell("motion", "unsafe", LR)]
+    for cell in cells:
+        finish(cell, 0.5, kl=0.25)
+    found = [drift(cell.root, Ttrl().config(cell)) for cell in cells]
+    assert found[0] == found[1] and found[0]["over"] == found[0]["over_window"] == 1.0
+    assert np.isclose(found[0]["probe_max"], 0.5)
