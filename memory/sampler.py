@@ -11,8 +11,13 @@ Key = tuple[int, int]
 """Where a group stands in a shard: (record, which of the record's groups)."""
 
 
+FAN = 64
+"""Children of a node of the tree: a million leaves are four levels, each looked at for all draws at once."""
+
+
 class SumTree:
-    """Weights of numbered leaves, drawn in proportion. Inner nodes are sums of two, so that no rounding adds up with use.
+    """Weights of numbered leaves, drawn in proportion. A node's sums are made anew of its children's, so that no rounding
+    adds up with use.
 
     Example:
         >>> tree = SumTree()
@@ -21,51 +26,48 @@ class SumTree:
         (4.0, [0, 1])
     """
 
-    def __init__(self, leaves: int = 1024) -> None:
-        self._leaves = 1 << max(leaves - 1, 1).bit_length()
-        self._sums = np.zeros(2 * self._leaves)
-        """Node i has the children 2i and 2i + 1; node 1 is the root, leaf i is node `_leaves + i`."""
+    def __init__(self) -> None:
+        self._weights = np.zeros(FAN)
+        self._levels = [np.zeros((1, FAN))]
+        """The root first: running sums of the children of each node, [nodes, FAN]; the last level is over the leaves."""
 
     @property
     def total(self) -> float:
         """Of all weights."""
-        return float(self._sums[1])
+        return float(self._levels[0][0, -1])
 
     def set(self, leaves: np.ndarray, weights: np.ndarray) -> None:
         """(n,) leaves get (n,) weights, the last one where a leaf is named twice."""
         if not len(leaves):
             return
-        while leaves.max() >= self._leaves:
+        while leaves.max() >= len(self._weights):
             self._grow()
-        self._sums[self._leaves + leaves] = weights
-        self._add_up(np.unique((self._leaves + leaves) >> 1))
+        self._weights[leaves] = weights
+        below, nodes = self._weights, np.unique(leaves // FAN)
+        for level in reversed(self._levels):
+            level[nodes] = below.reshape(-1, FAN)[nodes].cumsum(axis=1)
+            below, nodes = level[:, -1], np.unique(nodes // FAN)
 
     def get(self, leaves: np.ndarray) -> np.ndarray:
         """(n,) weights of (n,) leaves."""
-        return self._sums[self._leaves + leaves]
+        return self._weights[leaves]
 
     def find(self, points: np.ndarray) -> np.ndarray:
         """(n,) leaves at (n,) points of the line 0..total on which each leaf covers its weight; never one without weight."""
-        points, nodes = points.copy(), np.ones(len(points), np.int64)
-        while nodes.size and nodes[0] < self._leaves:
-            nodes <<= 1
-            left = self._sums[nodes]
-            right = (points >= left) & (self._sums[nodes + 1] > 0)
-            points -= left * right
-            nodes += right
-        return nodes - self._leaves
+        nodes, points = np.zeros(len(points), np.int64), points[:, None]
+        for level in self._levels:
+            sums = level[nodes]
+            points = np.minimum(points, np.nextafter(sums[:, -1:], 0))  # a sum of sums may round to less than its parts
+            turns = (sums <= points).sum(axis=1)
+            before = np.where(turns > 0, sums[np.arange(len(sums)), turns - 1], 0.0)
+            nodes, points = nodes * FAN + turns, points - before[:, None]
+        return nodes
 
     def _grow(self) -> None:
-        old, self._leaves = self._sums[self._leaves :], 2 * self._leaves
-        self._sums = np.zeros(2 * self._leaves)
-        self._sums[self._leaves : self._leaves + len(old)] = old
-        self._add_up(np.arange(self._leaves // 2, self._leaves))
-
-    def _add_up(self, nodes: np.ndarray) -> None:
-        """Nodes of one level, and all above them, from their children."""
-        while nodes[0]:
-            self._sums[nodes] = self._sums[2 * nodes] + self._sums[2 * nodes + 1]
-            nodes = np.unique(nodes >> 1)
+        """FAN times as many leaves: what there is becomes the first child of a new root."""
+        self._weights = np.concatenate([self._weights, np.zeros((FAN - 1) * len(self._weights))])
+        self._levels = [np.concatenate([level, np.zeros(((FAN - 1) * len(level), FAN))]) for level in self._levels]
+        self._levels.insert(0, np.full((1, FAN), self.total))
 
 
 class Stratum:

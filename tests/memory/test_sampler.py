@@ -13,7 +13,7 @@ weight = st.one_of(st.just(0.0), st.floats(1e-6, 1e6))
 @given(st.lists(st.tuples(st.integers(0, 5000), weight), min_size=1, max_size=60), st.integers(0, 9))
 def test_every_point_of_the_line_falls_on_the_leaf_that_covers_it(changes: list[tuple[int, float]], seed: int) -> None:
     """Beside a running sum over all leaves, the plain way; the tree grows on the way there."""
-    tree, plain = SumTree(2), np.zeros(8192)
+    tree, plain = SumTree(), np.zeros(8192)
     for leaf, value in changes:
         tree.set(np.array([leaf]), np.array([value]))
         plain[leaf] = value
