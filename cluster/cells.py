@@ -17,6 +17,8 @@ from pixelis.cluster.run import RUNS
 
 TRIES = 3
 """Times that a cell is begun before it is given up."""
+PAUSE = 60.0
+"""Seconds before one that failed is begun again: a Ray that does not come up in time on a busy machine fails at once."""
 
 
 class Cell(Protocol):
@@ -126,6 +128,7 @@ class Experiment(ABC, Generic[C]):
                     failed[cell] += 1
                     waiting.insert(0, cell)
                     print(f"failed: {cell}; see {self.log(cell)}", flush=True)
+                    time.sleep(PAUSE)
                     continue
                 if not self.file(cell).exists():  # what was made again for others keeps the figures they were compared with
                     self.keep(cell)
