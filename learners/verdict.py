@@ -75,7 +75,7 @@ class Verdict:
     exemplar: str | None
     """The best of the winner's rollouts; None when no rollout answered."""
     margin: float
-    """The winner's share less the largest other one; below 0 where neighbours outweigh every answer of the rollouts."""
+    """The winner's share less the largest other one."""
     entropy: float
     """Of the shares, over its largest value: 0 one choice, 1 all alike."""
 
@@ -126,7 +126,8 @@ def settle(rollouts: Sequence[Counted], neighbours: Sequence[Heard], kind: Answe
     """The verdict that follows from the terms: scores, sums by answer, winner, exemplar, rewards.
 
     Ties go to the answer with more votes, then to the one that sorts first; among rollouts to fewer calls, then higher
-    fidelity, then the id that sorts first. Only an answer that a rollout gave can win.
+    fidelity, then the id that sorts first. Only what a rollout answered is a choice: a neighbour that says anything else
+    answers another question (where answers are codes, nearly all do), and its part of the neighbours' weight is nobody's.
     """
     scores = [_score(one, settings) for one in rollouts]
     heard: Sequence[Heard] = () if settings.hard or not settings.neighbours else neighbours
@@ -134,14 +135,12 @@ def settle(rollouts: Sequence[Counted], neighbours: Sequence[Heard], kind: Answe
     parts = shares([one.similarity for one in heard], settings.temperature)
     bound = settings.neighbours * math.fsum(one.weight * score for one, score in zip(rollouts, scores, strict=True))
     choices = []
-    for label in range(max(labels, default=-1) + 1):
+    for label in sorted(set(labels[: len(rollouts)]) - {-1}):
         mine = [i for i in range(len(rollouts)) if labels[i] == label]
         theirs = [j for j in range(len(heard)) if labels[len(rollouts) + j] == label]
-        weights = [rollouts[i].weight for i in mine] or [parts[j] for j in theirs]
-        said = [str(rollouts[i].answer) for i in mine] or [str(heard[j].answer) for j in theirs]
         choices.append(
             Choice(
-                _commonest(said, weights),
+                _commonest([str(rollouts[i].answer) for i in mine], [rollouts[i].weight for i in mine]),
                 tuple(rollouts[i].id for i in mine),
                 votes=math.fsum(rollouts[i].weight for i in mine),
                 score=math.fsum(rollouts[i].weight * scores[i] for i in mine),
@@ -152,7 +151,7 @@ def settle(rollouts: Sequence[Counted], neighbours: Sequence[Heard], kind: Answe
     total = math.fsum(one.score + one.heard for one in choices)
     ranked = sorted(
         (replace(one, share=(one.score + one.heard) / total if total else 1 / len(choices)) for one in choices),
-        key=lambda one: (not one.members, -round(one.share, DIGITS), -round(one.votes, DIGITS), one.answer),
+        key=lambda one: (-round(one.share, DIGITS), -round(one.votes, DIGITS), one.answer),
     )
     won = ranked[0].members if ranked else ()
     best = min(

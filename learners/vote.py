@@ -83,12 +83,13 @@ def vote(rollouts: Sequence[Ballot], neighbours: Sequence[Neighbour], kind: Answ
         raise ValueError(f"a vote needs rollouts with an id each, got {[one.id for one in ballots]}")
     near = sorted(neighbours, key=_place)
     own = weights(ballots, settings.copies)
-    theirs = settings.neighbours * own.sum() * np.array(shares([one.similarity for one in near], settings.temperature))
-    seen = _seen(ballots, own, settings.copies, theirs)
     voters = [*ballots, *(one.ballot for one in near)]
-    labels = clusters([one.answer for one in voters], kind)
-    named = np.array(labels)
-    same = (named[: len(ballots), None] == named) & (named >= 0)
+    named = np.array(clusters([one.answer for one in voters], kind))
+    mine, others = named[: len(ballots)], named[len(ballots) :]
+    said = np.isin(others, mine) & (others >= 0)  # what no rollout says answers another question than this one
+    theirs = settings.neighbours * own.sum() * np.array(shares([one.similarity for one in near], settings.temperature))
+    seen = _seen(ballots, own, settings.copies, theirs * said)
+    same = (mine[:, None] == named) & (named >= 0)
     alike = _alike(ballots, voters, same, settings.order)
     typical = max(1.0, median([len(one.looks) for one in ballots], own.tolist()))
     counted = []
