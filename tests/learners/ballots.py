@@ -22,9 +22,7 @@ def said(answer: str | None, *chain: Look, id: str = "", tokens: str = "", inval
 
 def ballots(*some: Ballot) -> list[Ballot]:
     """With an id for each that has none: a, b, c ..."""
-    return [
-        replace(one, id=one.id or chr(97 + i)) for i, one in enumerate(some)
-    ]
+    return [replace(one, id=one.id or chr(97 + i)) for i, one in enumerate(some)]
 
 
 looks = st.one_of(

@@ -124,7 +124,9 @@ def test_what_its_tools_did_not_find_is_no_answer_where_others_found_theirs() ->
     assert verdict.answer == "A" and verdict.scores[:3] == (0.0, 0.0, 0.0)
     assert vote(some, [], "text", replace(FULL, grounding=0.0)).answer == "B"
     nobody = vote(ballots(guessed, guessed, said("C", read("K7"))), [], "text", FULL)
-    assert nobody == replace(vote(ballots(guessed, guessed, said("C", read("K7"))), [], "text", replace(FULL, grounding=0.0)), settings=FULL)
+    assert nobody == replace(
+        vote(ballots(guessed, guessed, said("C", read("K7"))), [], "text", replace(FULL, grounding=0.0)), settings=FULL
+    )
 
 
 def test_support_falls_with_silence_and_tells_unanimous_votes_apart() -> None:
