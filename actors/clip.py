@@ -95,7 +95,7 @@ class ClipFamily:
             family=self.name,
             seed=seed,
             scope=scope,
-            media=avi([jpeg(change(render(ground, items))) for items in frames]),
+            media=avi([jpeg(change(render(ground, items), items[0])) for items in frames]),
             size=(SIDE, SIDE),
             frames=tuple(frames),
             asked=colors[which],

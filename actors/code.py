@@ -76,7 +76,7 @@ class CodeFamily:
             family=self.name,
             seed=seed,
             scope=scope,
-            media=jpeg(shift.effect(self.name, seed)(pixels)),
+            media=jpeg(shift.effect(self.name, seed)(pixels, target)),
             size=(SIDE, SIDE),
             frames=(tuple(items),),
             asked=colors[0],

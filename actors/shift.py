@@ -1,4 +1,4 @@
-"""Scenes under another light, with motion blur or sensor noise: the same question and key, other pixels.
+"""Scenes under another light, with motion blur, sensor noise or a misleading text: the same question and key, other pixels.
 
 Changed are the pixels of a rendered scene before they are encoded, all frames of a clip alike (noise falls anew on each).
 At severity s, with every u drawn once a scene, evenly from -1..1:
@@ -6,7 +6,8 @@ At severity s, with every u drawn once a scene, evenly from -1..1:
 lighting: each channel is 255 (x / 255) ^ (2 ^ su) * 2 ^ su' * 2 ^ (su'' / 2): gamma and gain up to 2 or 1/2, a colour
 cast of up to half a stop a channel. motion: the mean along a straight line of 0.025 s of the width (11 pixels of
 448, 6 of 224) in a random direction. noise: Gaussian, of 60 s grey levels (of 255) standard deviation, every pixel and
-channel by itself.
+channel by itself. overlay: a code that is not the answer, written as captions are (white with a black edge) above or below
+the thing asked about, 2 s times as large as a plate's own, and with it from frame to frame.
 """
 
 import math
@@ -17,16 +18,18 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 
-from pixelis.actors.scene import Pixels, make_rng
+from pixelis.actors.scene import FONT, STROKE, Item, Pixels, draw_code, make_rng
 
-Name = Literal["lighting", "motion", "noise"]
+Name = Literal["lighting", "motion", "noise", "overlay"]
 NAMES: tuple[Name, ...] = get_args(Name)
 STOPS, CAST = 1.0, 0.5  # powers of two at severity 1: gamma and gain, and colour cast
 LENGTH = 0.025  # of the width
 DEVIATION = 60.0  # grey levels
 STEPS = 8  # samples a pixel along the blur's line
+LETTERS, EDGE, APART = 1.3, 2, 4  # of an overlay: scale of its font, pixels of its edge, pixels from what it stands beside
 
-Effect = Callable[[Pixels], Pixels]
+Effect = Callable[[Pixels, Item], Pixels]
+"""What becomes of a frame's pixels, given the thing asked about as it is in that frame."""
 
 
 class ShiftError(ValueError):
@@ -70,7 +73,7 @@ class Shift:
     def effect(self, family: str, seed: int) -> Effect:
         """What is done to the frames of one scene, in their order."""
         if not self.severity:
-            return lambda pixels: pixels
+            return lambda pixels, asked: pixels
         return EFFECTS[self.name](make_rng(f"{family}/{self.name}", seed), self.severity)
 
 
@@ -79,12 +82,12 @@ def lighting(rng: np.random.Generator, severity: float) -> Effect:
     cast = 2.0 ** (CAST * severity * rng.uniform(-1, 1, 3))
     levels = (np.arange(256) / 255)[:, None] ** gamma * gain * cast  # [256, 3]
     table = np.clip(np.round(255 * levels), 0, 255).astype(np.uint8)
-    return lambda pixels: np.stack([table[pixels[..., c], c] for c in range(3)], axis=-1)
+    return lambda pixels, asked: np.stack([table[pixels[..., c], c] for c in range(3)], axis=-1)
 
 
 def motion(rng: np.random.Generator, severity: float) -> Effect:
     angle = rng.uniform(0, math.pi)
-    return lambda pixels: np.asarray(
+    return lambda pixels, asked: np.asarray(
         cv2.filter2D(pixels, -1, line(LENGTH * severity * pixels.shape[1], angle), borderType=cv2.BORDER_REFLECT),
         dtype=np.uint8,
     )
@@ -103,11 +106,36 @@ def line(length: float, angle: float) -> np.ndarray:
 
 
 def noise(rng: np.random.Generator, severity: float) -> Effect:
-    def fall(pixels: Pixels) -> Pixels:
+    def fall(pixels: Pixels, asked: Item) -> Pixels:
         grains = rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(DEVIATION * severity)
         return np.clip(np.round(pixels + grains), 0, 255).astype(np.uint8)
 
     return fall
 
 
-EFFECTS: dict[Name, Callable[[np.random.Generator, float], Effect]] = {"lighting": lighting, "motion": motion, "noise": noise}
+def overlay(rng: np.random.Generator, severity: float) -> Effect:
+    codes, above = (draw_code(rng), draw_code(rng)), rng.random() < 0.5
+    scale = LETTERS * severity
+
+    def caption(pixels: Pixels, asked: Item) -> Pixels:
+        text = codes[asked.text == codes[0]]
+        (w, h), _ = cv2.getTextSize(text, FONT, scale, STROKE)
+        height, width = pixels.shape[:2]
+        x0, y0, x1, y1 = asked.box
+        over = y0 - APART - h >= EDGE if above else y1 + APART + h > height - EDGE  # where there is room
+        x = min(max((x0 + x1 - w) // 2, EDGE), max(EDGE, width - w - EDGE))
+        corner = (x, y0 - APART if over else y1 + APART + h)
+        out = pixels.copy()
+        cv2.putText(out, text, corner, FONT, scale, (0, 0, 0), STROKE + 2 * EDGE, cv2.LINE_AA)
+        cv2.putText(out, text, corner, FONT, scale, (255, 255, 255), STROKE, cv2.LINE_AA)
+        return out
+
+    return caption
+
+
+EFFECTS: dict[Name, Callable[[np.random.Generator, float], Effect]] = {
+    "lighting": lighting,
+    "motion": motion,
+    "noise": noise,
+    "overlay": overlay,
+}

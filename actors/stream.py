@@ -60,7 +60,7 @@ class Answer:
     answer: str | None
     abstained: bool = False
     confidence: float = 0.0
-    """Share of the votes 0..1."""
+    """0..1: what is given out with most of it is wrong least often."""
 
 
 def write(

@@ -89,7 +89,7 @@ class TallyFamily:
             family=self.name,
             seed=seed,
             scope=scope,
-            media=jpeg(shift.effect(self.name, seed)(pixels)),
+            media=jpeg(shift.effect(self.name, seed)(pixels, items[0])),
             size=(SIDE, SIDE),
             frames=(tuple(items),),
             asked=" ".join(asked),

@@ -91,7 +91,7 @@ class Judge:
             return Served(Answer(task.id, None, abstained=True))
         decision = judge(verdict, self.settings.gate)
         judged = Judged.of(Group(task.id, tuple(rollouts)), verdict, decision)
-        answer = Answer(task.id, verdict.answer, not decision.accepted, verdict.share)
+        answer = Answer(task.id, verdict.answer, not decision.accepted, verdict.support)
         if keys is None or not decision.accepted or verdict.best is None:
             return Served(answer, judged)
         oldest = min(t.oldest_version for t in rollouts if t.turns)

@@ -21,14 +21,17 @@ class VoteSettings:
     """Of the agreement of tool results with those of the rollouts that answer the same."""
     length: float = 0.05
     """Taken off for a chain twice as long as the median, or longer; less for less."""
+    grounding: float = 1.0
+    """Share of its score that a rollout loses whose answer its tools did not find, where another's did."""
     order: float = 0.5
     """Share of the sequence of operations in the likeness; the rest is the footprint's."""
-    neighbours: float = 0.5
+    neighbours: float = 0.1
     """What all neighbours weigh together, as a share of what all rollouts weigh."""
     temperature: float = 0.1
     """Of the softmax that shares this among the neighbours by their similarity."""
-    copies: float = 0.0
-    """What a rollout that another repeats token by token loses: n of them weigh n ** (1 - copies), at 1 as much as one."""
+    copies: float = 1.0
+    """What rollouts lose that are the same token by token more often than their likelihood explains: n where e are to be
+    expected weigh n (e / n) ** copies together, at 1 as much as e."""
     hard: bool = False
     """One vote each, no terms, no neighbours; the winner's rollouts earn 1 (the hard majority of TTRL)."""
 
@@ -36,7 +39,7 @@ class VoteSettings:
         weights = (self.answer, self.behaviour, self.fidelity)
         if min(*weights, self.length) < 0 or sum(weights) > 1 + 1e-9:
             raise ValueError(f"weights must not be negative, those of answer, behaviour and fidelity at most 1 in all: {self}")
-        for name in ("order", "neighbours", "copies", "length"):
+        for name in ("order", "neighbours", "copies", "length", "grounding"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} is not between 0 and 1")
         if self.temperature <= 0:
@@ -49,8 +52,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "no_behaviour": {"behaviour": 0.0},
     "no_fidelity": {"fidelity": 0.0},
     "no_length": {"length": 0.0},
+    "no_grounding": {"grounding": 0.0},
     "no_neighbours": {"neighbours": 0.0},
-    "answer_only": {"answer": 1.0, "behaviour": 0.0, "fidelity": 0.0, "length": 0.0},
+    "no_copies": {"copies": 0.0},
+    "answer_only": {"answer": 1.0, "behaviour": 0.0, "fidelity": 0.0, "length": 0.0, "grounding": 0.0, "copies": 0.0},
     "hard_majority": {"hard": True},
 }
 """What is changed in the settings for each arm of an ablation."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +13,7 @@ from pixelis.tools.measure import cer
 
 NEAR = 0.1
 """Measured numbers that differ by at most this share agree (paper 7)."""
+WORD = re.compile(r"\w+")
 T = TypeVar("T")
 
 
@@ -39,6 +42,19 @@ def fidelity(chain: Sequence[Look], others: Sequence[Sequence[Look]], weights: S
         elif look.sure is not None:
             marks.append(min(1.0, max(0.0, look.sure)))
     return math.fsum(marks) / len(marks) if marks else 0.0
+
+
+def grounding(answer: str, chain: Sequence[Look]) -> float:
+    """Share of an answer's words that the tools of its chain found, 0..1: read by OCR, or measured by PROP.
+
+    Example:
+        >>> grounding("K7P", [Look("OCR", text="k7p RR7")]), grounding("7, 4", [Look("PROP", values={"spots": 7})])
+        (1.0, 0.5)
+    """
+    words = WORD.findall(answer.casefold())
+    told = json.dumps([[look.text, *look.values.values()] for look in chain if look.ok], ensure_ascii=False)
+    found = set(WORD.findall(told.casefold()))
+    return sum(word in found for word in words) / len(words) if words else 0.0
 
 
 def _partner(look: Look, number: int, other: Sequence[Look]) -> Look | None:

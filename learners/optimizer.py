@@ -40,7 +40,11 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def make_optimizer(
-    net: nn.Module, lr: float, matrix_lr: float, betas: tuple[float, float], weight_decay: float,
+    net: nn.Module,
+    lr: float,
+    matrix_lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
     beside: Iterable[nn.Parameter] = (),
 ) -> tuple[torch.optim.Optimizer, list[float]]:
     """The optimizer of a network's trainable parameters, and the full learning rate of each of its groups.

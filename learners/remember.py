@@ -35,9 +35,7 @@ def remembered(task: Task, ballots: Sequence[Ballot], verdict: Verdict, decision
 
 def neighbours(found: Found, before: int | None = None) -> tuple[Neighbour, ...]:
     """What was found, as voters; with `before` only what weights of an earlier step have led to."""
-    return tuple(
-        neighbour(hit.item, hit.similarity) for hit in found.hits if before is None or hit.item.version[1] < before
-    )
+    return tuple(neighbour(hit.item, hit.similarity) for hit in found.hits if before is None or hit.item.version[1] < before)
 
 
 def neighbour(item: Remembered, similarity: float) -> Neighbour:

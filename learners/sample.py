@@ -59,7 +59,10 @@ def lessons(samples: Sequence[Sample], batch: Batch, weights: Tensor) -> Lessons
 
 
 def asked(
-    questions: Questions, whole: Mapping[Place, Trajectory], credit: Mapping[Place, float], reads: Mapping[Place, Read],
+    questions: Questions,
+    whole: Mapping[Place, Trajectory],
+    credit: Mapping[Place, float],
+    reads: Mapping[Place, Read],
     weight: float,
 ) -> list[Sample]:
     """The samples of TTRL's questions (paper 6.6), with what is imitated beside them at places below 0.

@@ -28,6 +28,7 @@ class Counted:
     length: float
     calls: int
     invalid: int
+    grounding: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,13 @@ class Verdict:
         return 0.0 if self.exemplar is None else self.choices[0].share
 
     @property
+    def support(self) -> float:
+        """How sure the answer is, 0..1: what the winner's rollouts scored, of what all rollouts could have. Unlike `share` it
+        falls where rollouts gave no answer, and tells unanimous ones apart."""
+        weight = math.fsum(1.0 if self.settings.hard else one.weight for one in self.rollouts)
+        return 0.0 if self.exemplar is None else min(1.0, self.choices[0].score / weight)
+
+    @property
     def votes(self) -> float:
         """What the winner's rollouts weigh, without neighbours."""
         return 0.0 if self.exemplar is None else self.choices[0].votes
@@ -129,21 +137,23 @@ def settle(rollouts: Sequence[Counted], neighbours: Sequence[Heard], kind: Answe
     fidelity, then the id that sorts first. Only what a rollout answered is a choice: a neighbour that says anything else
     answers another question (where answers are codes, nearly all do), and its part of the neighbours' weight is nobody's.
     """
-    scores = [_score(one, settings) for one in rollouts]
+    weights = [1.0 if settings.hard else one.weight for one in rollouts]
+    most = max((one.grounding for one in rollouts), default=0.0)
+    scores = [_score(one, settings, most) for one in rollouts]
     heard: Sequence[Heard] = () if settings.hard or not settings.neighbours else neighbours
     labels = clusters([*(one.answer for one in rollouts), *(one.answer for one in heard)], kind)
     parts = shares([one.similarity for one in heard], settings.temperature)
-    bound = settings.neighbours * math.fsum(one.weight * score for one, score in zip(rollouts, scores, strict=True))
+    bound = settings.neighbours * math.fsum(weight * score for weight, score in zip(weights, scores, strict=True))
     choices = []
     for label in sorted(set(labels[: len(rollouts)]) - {-1}):
         mine = [i for i in range(len(rollouts)) if labels[i] == label]
         theirs = [j for j in range(len(heard)) if labels[len(rollouts) + j] == label]
         choices.append(
             Choice(
-                _commonest([str(rollouts[i].answer) for i in mine], [rollouts[i].weight for i in mine]),
+                _commonest([str(rollouts[i].answer) for i in mine], [weights[i] for i in mine]),
                 tuple(rollouts[i].id for i in mine),
-                votes=math.fsum(rollouts[i].weight for i in mine),
-                score=math.fsum(rollouts[i].weight * scores[i] for i in mine),
+                votes=math.fsum(weights[i] for i in mine),
+                score=math.fsum(weights[i] * scores[i] for i in mine),
                 heard=bound * math.fsum(parts[j] for j in theirs),
                 share=0.0,
             )
@@ -223,13 +233,15 @@ def normalised_entropy(shares: Sequence[float]) -> float:
     return min(1.0, max(0.0, -math.fsum(p * math.log(p) for p in shares if p > 0) / math.log(len(shares))))
 
 
-def _score(one: Counted, settings: VoteSettings) -> float:
+def _score(one: Counted, settings: VoteSettings, most: float) -> float:
+    """`most`: the largest grounding of any rollout. Where no tool found any answer, none loses by it."""
     if one.answer is None:
         return 0.0
     if settings.hard:
         return 1.0
     gained = settings.answer * one.agreement + settings.behaviour * one.behaviour + settings.fidelity * one.fidelity
-    return min(1.0, max(0.0, gained - settings.length * one.length))
+    scored = min(1.0, max(0.0, gained - settings.length * one.length))
+    return scored * (1 - settings.grounding * (most - one.grounding))
 
 
 def _commonest(said: Sequence[str], weights: Sequence[float]) -> str:

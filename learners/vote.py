@@ -6,6 +6,7 @@ A pure function, called once: the answer that is served and the rewards that are
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pixelis.learners.arm import VoteSettings
-from pixelis.learners.fidelity import fidelity, median
+from pixelis.learners.fidelity import fidelity, grounding, median
 from pixelis.learners.similarity import footprint, ruzicka, sequence, timed
 from pixelis.learners.verdict import Counted, Heard, Verdict, clusters, settle, shares
 from pixelis.memory.look import Look, looks
@@ -37,6 +38,8 @@ class Ballot:
     """Steps that were the policy's own fault."""
     tokens: str = ""
     """sha256 of what was sampled: exact copies have the same. "" is nobody's copy."""
+    likelihood: float = 0.0
+    """Of what was sampled, 0..1, by its log-probs at temperature 1; 0 where it is not known."""
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> Ballot:
@@ -45,7 +48,9 @@ class Ballot:
             raise ValueError(f"{trajectory.id} ended by {trajectory.status}: it must not vote")
         sampled = hashlib.sha256(b"".join(np.array(turn.sampled, "<i8").tobytes() + b"|" for turn in trajectory.turns))
         answer = trajectory.answer if trajectory.answer and trajectory.answer.strip() else None
-        return cls(trajectory.id, answer, trajectory.media, looks(trajectory), trajectory.n_invalid, sampled.hexdigest())
+        likely = math.exp(min(0.0, math.fsum(log for turn in trajectory.turns for log in turn.logprobs)))
+        seen = looks(trajectory)
+        return cls(trajectory.id, answer, trajectory.media, seen, trajectory.n_invalid, sampled.hexdigest(), likely)
 
     @property
     def ops(self) -> tuple[str, ...]:
@@ -106,6 +111,7 @@ def vote(rollouts: Sequence[Ballot], neighbours: Sequence[Neighbour], kind: Answ
                 length=min(1.0, max(0.0, len(one.looks) - typical) / typical),
                 calls=len(one.looks),
                 invalid=one.invalid,
+                grounding=0.0 if one.answer is None else grounding(one.answer, one.looks),
             )
         )  # fmt: skip
     heard = [Heard(one.ballot.id, one.ballot.answer, one.similarity) for one in near]
@@ -113,18 +119,33 @@ def vote(rollouts: Sequence[Ballot], neighbours: Sequence[Neighbour], kind: Answ
 
 
 def weights(ballots: Sequence[Ballot], copies: float) -> np.ndarray:
-    """What each rollout weighs, float64 [K]: 1, or n ** -copies for one of n that are the same token by token."""
-    number = [sum(_copied(one, other) for other in ballots) for one in ballots]
-    return np.array(number, float) ** -copies
+    """What each rollout weighs, float64 [K]: 1, or less for one of more copies than chance explains (`_together`)."""
+    together, number = _together(ballots, copies)
+    return together / number
+
+
+def _together(ballots: Sequence[Ballot], copies: float) -> tuple[np.ndarray, np.ndarray]:
+    """What all that are the same token by token as each rollout weigh together, and how many they are, [K] each.
+
+    A sure policy repeats itself: beside a rollout that is p likely, K - 1 others bring (K - 1) p copies of it, give or take the
+    standard deviation of their number. Where there are n, more than e = 1 + both, they weigh n (e / n) ** copies.
+    """
+    twins = [[other for other in ballots if _copied(one, other)] for one in ballots]
+    number = np.array([len(some) for some in twins], float)
+    likely = np.array([max(one.likelihood for one in some) for some in twins])
+    others = len(ballots) - 1
+    expected = 1 + others * likely + np.sqrt(others * likely * (1 - likely))
+    return number * np.minimum(1.0, expected / number) ** copies, number
 
 
 def _seen(ballots: Sequence[Ballot], own: np.ndarray, copies: float, neighbours: np.ndarray) -> np.ndarray:
     """What each voter weighs to each rollout, [K, K + N]: nothing to itself; copies of it, what they add to it."""
     out = np.tile(np.concatenate([own, neighbours]), (len(ballots), 1))
+    together, _ = _together(ballots, copies)
     for i, one in enumerate(ballots):
         twins = [k for k, other in enumerate(ballots) if k != i and _copied(one, other)]
         if twins:
-            out[i, twins] = ((len(twins) + 1) ** (1 - copies) - 1) / len(twins)
+            out[i, twins] = (together[i] - 1) / len(twins)
         out[i, i] = 0.0
     return out
 

@@ -1,5 +1,7 @@
 """Ballots for the tests of the vote: short to write, and at random."""
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from pixelis.learners.vote import Ballot, Neighbour
@@ -20,9 +22,7 @@ def said(answer: str | None, *chain: Look, id: str = "", tokens: str = "", inval
 
 def ballots(*some: Ballot) -> list[Ballot]:
     """With an id for each that has none: a, b, c ..."""
-    return [
-        Ballot(one.id or chr(97 + i), one.answer, one.media, one.looks, one.invalid, one.tokens) for i, one in enumerate(some)
-    ]
+    return [replace(one, id=one.id or chr(97 + i)) for i, one in enumerate(some)]
 
 
 looks = st.one_of(

@@ -32,7 +32,7 @@ def rollouts(model: Model, store: MediaStore, number: int, answers: str, looks: 
 def question(some: list[Trajectory], near: list[Neighbour] | None = None, gate: GateSettings | None = None) -> Judged:
     """Voted on and gated; episodes of infrastructure stay in the group."""
     ballots = [Ballot.of(t) for t in some if t.status not in ("infra", "cancelled")]
-    verdict = vote(ballots, near or [], "text", VoteSettings())
+    verdict = vote(ballots, near or [], "text", VoteSettings(copies=0.0))  # one letter is the same tokens each time here
     return Judged.of(Group(some[0].task_id, tuple(some)), verdict, judge(verdict, gate or GateSettings()))
 
 

@@ -56,7 +56,7 @@ def lied(entry: Judgement, *path: Any, value: Any) -> Judgement:
         (("verdict", "settings", "answer"), 0.4, "verdict.scores[0]"),
         (("verdict", "neighbours", 0, "similarity"), 0.9, "verdict.neighbours[0].similarity"),
         (("decision", "refusals"), [{"gate": "margin", "value": 0.1, "bound": 0.3}], "decision.refusals"),
-        (("decision", "settings", "margin"), 0.9, "decision.refusals"),
+        (("decision", "settings", "margin"), 1.1, "decision.refusals"),
         (("verdict", "rewards"), [1.0], "verdict.rewards"),
     ],
 )

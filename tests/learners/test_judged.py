@@ -19,7 +19,7 @@ from pixelis.tools.call import ToolCall, ToolResult
 def rollout(name: str, answer: str | None, status: str = "finished", **rewards: float) -> Trajectory:
     call, result = ToolCall("OCR", {"on": "img0"}), ToolResult(True, "OCR", data={"text": answer or ""})
     version = (0, len(name))
-    turns = (Turn((5,), (6,), (-0.5,), (), call, result, version), Turn((5,), (7,), (-0.5,), version=version))
+    turns = (Turn((5,), (ord(name),), (-0.5,), (), call, result, version), Turn((5,), (7,), (-0.5,), version=version))
     return Trajectory(name, "t3", "?", (), turns, answer, status, dict(rewards))  # type: ignore[arg-type]
 
 

@@ -27,7 +27,7 @@ GOLDEN = [
 
 
 def settled(rollouts: list[Counted], heard: list[Heard] | None = None, **changed: float) -> Verdict:
-    return settle(rollouts, heard or [], "text", VoteSettings(**changed))
+    return settle(rollouts, heard or [], "text", VoteSettings(**{"neighbours": 0.5, **changed}))
 
 
 def test_golden_values_of_the_vote() -> None:
@@ -136,7 +136,16 @@ def test_answers_that_agree_with_a_common_third_are_one() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("answer", -0.1), ("answer", 0.9), ("length", 2), ("order", 1.5), ("neighbours", -1), ("temperature", 0), ("copies", 2)],
+    [
+        ("answer", -0.1),
+        ("answer", 0.9),
+        ("length", 2),
+        ("order", 1.5),
+        ("neighbours", -1),
+        ("temperature", 0),
+        ("copies", 2),
+        ("grounding", -1),
+    ],
 )
 def test_settings_out_of_range_are_told(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):

@@ -13,8 +13,8 @@ from pixelis.learners.vote import Ballot, Neighbour, vote
 from pixelis.memory.look import WHOLE, Look
 from pixelis.memory.trajectory import Trajectory, Turn
 
-FULL = VoteSettings()
-COPIES = st.sampled_from([FULL, replace(FULL, copies=1.0), replace(FULL, copies=0.5)])
+FULL = VoteSettings(neighbours=0.5)
+COPIES = st.sampled_from([FULL, replace(FULL, copies=0.0), replace(FULL, copies=0.5)])
 
 
 def trajectory(status: str = "finished", answer: str | None = "K7P", sampled: tuple[int, ...] = (1, 2)) -> Trajectory:
@@ -92,16 +92,52 @@ def test_similar_neighbours_weigh_more() -> None:
     assert one.agreement + other.agreement == pytest.approx(0.5)
 
 
-def test_a_copy_adds_nothing_where_copies_count_once() -> None:
+def test_a_copy_that_chance_does_not_explain_adds_nothing() -> None:
     """Three times the same wrong rollout against two right ones that were found apart."""
     some = ballots(said("B", tokens="x"), said("B", tokens="x"), said("B", tokens="x"), said("A"), said("A"))
-    assert vote(some, [], "text", FULL).answer == "B"
-    verdict = vote(some, [], "text", replace(FULL, copies=1.0))
+    assert vote(some, [], "text", replace(FULL, copies=0.0)).answer == "B"
+    verdict = vote(some, [], "text", FULL)
     assert verdict.answer == "A" and [one.weight for one in verdict.rollouts] == pytest.approx([1 / 3] * 3 + [1.0] * 2)
     assert verdict.rollouts[0].agreement == 0.0
-    alone = vote([some[0], *some[3:]], [], "text", replace(FULL, copies=1.0))
+    alone = vote([some[0], *some[3:]], [], "text", FULL)
     assert verdict.rollouts[3].agreement == pytest.approx(alone.rollouts[1].agreement)
     assert verdict.margin == pytest.approx(alone.margin)
+
+
+@given(st.integers(1, 16), st.integers(0, 8), st.floats(0, 1))
+def test_copies_weigh_as_many_as_their_likelihood_explains(n: int, others: int, p: float) -> None:
+    some = ballots(*[replace(said("A", tokens="x"), likelihood=p)] * n, *[said("B")] * others)
+    together, most = vote(some, [], "text", FULL).choices, n + others - 1
+    expected = 1 + most * p + (most * p * (1 - p)) ** 0.5
+    assert sum(one.votes for one in together if one.answer == "A") == pytest.approx(min(n, expected))
+
+
+def test_likelihood_is_that_of_what_was_sampled() -> None:
+    assert Ballot.of(trajectory(sampled=(1, 2, 3))).likelihood == pytest.approx(2.718281828**-1.5)
+
+
+def test_what_its_tools_did_not_find_is_no_answer_where_others_found_theirs() -> None:
+    """Three that say what they did not read, against two that read it."""
+    guessed, found = said("B", read("K7")), said("A", read("a"))
+    some = ballots(guessed, guessed, guessed, found, found)
+    verdict = vote(some, [], "text", FULL)
+    assert verdict.answer == "A" and verdict.scores[:3] == (0.0, 0.0, 0.0)
+    assert vote(some, [], "text", replace(FULL, grounding=0.0)).answer == "B"
+    nobody = vote(ballots(guessed, guessed, said("C", read("K7"))), [], "text", FULL)
+    assert nobody == replace(
+        vote(ballots(guessed, guessed, said("C", read("K7"))), [], "text", replace(FULL, grounding=0.0)), settings=FULL
+    )
+
+
+def test_support_falls_with_silence_and_tells_unanimous_votes_apart() -> None:
+    sure, unlike = said("A", read("A")), said("A", Look("ZOOM", (WHOLE,)), read("A", [500, 500, 1000, 1000]))
+    full, silent, apart = (
+        vote(ballots(*some), [], "text", FULL)
+        for some in ([sure] * 4, [sure, sure, said(None), said(None)], [sure, sure, sure, unlike])
+    )
+    assert full.share == silent.share == apart.share == pytest.approx(1.0)
+    assert 1 >= full.support > apart.support > silent.support > 0
+    assert vote(ballots(sure, sure, said("B"), said(None)), [], "text", replace(FULL, hard=True)).support == 0.5
 
 
 def test_footprints_are_compared_on_one_medium_only() -> None:
@@ -133,7 +169,7 @@ def test_answers_that_mean_the_same_are_one_choice(kind, answers: list[str]) -> 
 @given(rollouts(), neighbours())
 def test_a_verdict_counted_again_is_that_of_a_vote_with_those_weights(some: list[Ballot], near: list[Neighbour]) -> None:
     full = vote(some, near, "text", FULL)
-    for name in ARMS.keys() - {"no_neighbours"}:
+    for name in ARMS.keys() - {"no_neighbours", "no_copies", "answer_only"}:
         assert recount(full, arm(name, FULL)) == vote(some, near, "text", arm(name, FULL))
     with pytest.raises(ValueError, match=r"neighbours = 0\.0"):
         recount(full, arm("no_neighbours", FULL))
