@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from pixelis.actors.ceiling import ceiling
+from pixelis.actors.scene import Item
 from pixelis.actors.shift import DEVIATION, LENGTH, NAMES, Name, Shift, ShiftError, line
 from pixelis.actors.tasks import TaskSource
 from pixelis.actors.world import FAMILIES, make_scene
 from pixelis.tools.frame import View
 from pixelis.tools.media import MediaStore
 
+ASKED = Item("plate", "red", "K7P", (20, 24, 70, 44))
 EACH = pytest.mark.parametrize("name", NAMES)
 FAMILY = pytest.mark.parametrize("family", list(FAMILIES))
 
@@ -17,7 +19,7 @@ FAMILY = pytest.mark.parametrize("family", list(FAMILIES))
 def noisy_gray(name: Name, severity: float, seed: int = 3) -> np.ndarray:
     rng = np.random.default_rng(0)
     pixels = np.clip(128 + 30 * rng.standard_normal((64, 96, 3)), 0, 255).astype(np.uint8)
-    return np.abs(Shift(name, severity).effect("code", seed)(pixels).astype(int) - pixels)
+    return np.abs(Shift(name, severity).effect("code", seed)(pixels, ASKED).astype(int) - pixels)
 
 
 @EACH
@@ -54,7 +56,7 @@ def test_more_severity_changes_more(name: Name) -> None:
 
 def test_noise_has_its_deviation() -> None:
     pixels = np.full((200, 200, 3), 128, np.uint8)
-    fallen = Shift("noise", 0.5).effect("code", 0)(pixels).astype(float)
+    fallen = Shift("noise", 0.5).effect("code", 0)(pixels, ASKED).astype(float)
     assert fallen.std() == pytest.approx(DEVIATION / 2, rel=0.03) and fallen.mean() == pytest.approx(128, abs=0.5)
 
 
@@ -62,7 +64,7 @@ def test_noise_falls_anew_on_every_frame_and_blur_does_not() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for name in NAMES:
         effect = Shift(name, 1).effect("clip", 0)
-        assert (effect(pixels) != effect(pixels)).any() == (name == "noise")
+        assert (effect(pixels, ASKED) != effect(pixels, ASKED)).any() == (name == "noise")
 
 
 @pytest.mark.parametrize("length", [2.0, 9.0, 448 * LENGTH])
