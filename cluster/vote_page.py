@@ -31,8 +31,8 @@ the gate accepted from the verdict of `full`. `overlay` writes a code that is no
 `wrong_40` and `copied` take the rollouts of `lighting`: on development streams its votes were the most contested (0.72 right,
 0.91 under `noise`), while the tools' ceiling is 1.00 (docs/pixelworld.md), so that what is lost is the policy's. In the first
 two that share of the neighbours says what a wrong rollout said (else what is right of another question) and is as similar as
-the most similar one; in the third, in half of the questions with a wrong rollout, one such stands token by token in the place of
-half of the sixteen.
+the most similar one; in the third, in half of the questions with a wrong rollout, one such stands token by token in the place
+of half of the sixteen.
 
 A code is one of 1 728 at random, so that an honest neighbour says what is right of another question, and is not heard; what
 this table can show of neighbours is what they harm when they are wrong.
