@@ -143,6 +143,7 @@ class Votes(Experiment[Cell]):
     def gather(self) -> Path:
         """All rows so far, and the page."""
         kept = {cell.stream: json.loads(path.read_text()) for cell in self.cells() if (path := self.file(cell)).exists()}
+        self.out.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(row) for one in kept.values() for row in one["rows"]]
         replace_file(self.out, ("[\n" + ",\n".join(lines) + "\n]\n").encode())
         return vote_page.write(self.out, kept)
