@@ -1,7 +1,7 @@
 # Every target sets up what it needs on a fresh machine with Python 3.11 or newer; `make demo` and `make test` first.
 BENCHES := engine fuzz learner loop media memory reliability replay round storm tools vote weights
 .PHONY: help demo test check lint types fmt bench $(addprefix bench-,$(BENCHES)) bench-infra bench-gpu bench-trl results-loop \
-	results-rft results-ttrl clean
+	results-rft results-ttrl results-vote clean
 
 export OMP_WAIT_POLICY := PASSIVE
 export OMP_NUM_THREADS := 1
@@ -31,6 +31,7 @@ help:
 	@echo "make bench-trl     pixelis and TRL's GRPOTrainer from one policy, in turns, three seeds (two hours; ARGS=--tiny to try it)"
 	@echo "make results-rft   what CC-RFT and its parts are worth, 37 runs, as many at a time as cores (hours; goes on where it stopped)"
 	@echo "make results-ttrl  what test-time training is worth under shifts, and each guard of it (many hours; goes on where it stopped)"
+	@echo "make results-vote  what each term of the vote is worth on stored rollouts, eight streams (hours; goes on where it stopped)"
 	@echo "make results-loop  the demo with its controls, three seeds (hours; goes on where it stopped)"
 
 demo: $(STAMP)
@@ -86,6 +87,9 @@ results-rft: $(STAMP)
 
 results-ttrl: $(STAMP)
 	$(BIN)/python -m pixelis.cluster.results_ttrl
+
+results-vote: $(STAMP)
+	$(BIN)/python -m pixelis.cluster.results_vote
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -141,6 +141,20 @@ def prequential(served: Mapping[str, Mapping[str, np.ndarray]]) -> str:
     return _drawn(figure)
 
 
+def risks(found: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+    """Share of wrong answers among the most confident, [arm] float [N], against coverage, for each stream."""
+    figure, axes = _figure(8.2, 2.9 * -(-len(found) // 2), rows=-(-len(found) // 2), columns=2)
+    for ax, (stream, arms_) in zip(axes, found.items(), strict=False):
+        for (name, risk), colour in zip(arms_.items(), COLOURS, strict=False):
+            ax.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color=colour, linewidth=1.5, label=name)
+        ax.set_title(stream, fontsize=10, color=INK, loc="left")
+        ax.set_xlabel("coverage", fontsize=9, color=SOFT)
+        ax.legend(fontsize=8, frameon=False)
+    for ax in axes[len(found) :]:
+        ax.set_visible(False)
+    return _drawn(figure)
+
+
 def _curve(points: Sequence[tuple[float, float]], marked: bool) -> str:
     from matplotlib.ticker import MaxNLocator
 
