@@ -68,7 +68,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "full": (),
     "answer_only": (
         "learner.ttrl.vote.answer=1", "learner.ttrl.vote.behaviour=0", "learner.ttrl.vote.fidelity=0",
-        "learner.ttrl.vote.length=0",
+        "learner.ttrl.vote.length=0", "learner.ttrl.vote.grounding=0", "learner.ttrl.vote.copies=0",
     ),
     "no_kl": ("learner.grpo.beta=0", "learner.corridor.high=0"),
     "no_ema": ('learner.ttrl.anchor="start"',),
