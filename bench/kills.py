@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 PARTS = {
     "rollout actor": "ray::RolloutActor", "learner rank": "ray::LearnerPart", "replay shard": "ray::Shard",
@@ -18,22 +20,42 @@ HANG = 120.0
 
 
 class Run:
-    """`pixelis train CONFIG --set ...` in a process of its own, in the current directory.
+    """`pixelis train CONFIG --set ...` in a process of its own, in the current directory; with the block it ends.
 
-    Example: Run("configs/tiny_rft.toml", {"name": "hit", "stop.steps": 500}).start()
+    Example: with Run("configs/tiny_rft.toml", {"name": "hit", "stop.steps": 500}) as run: run.start()
     """
 
     def __init__(self, config: str | Path, sets: dict[str, object]) -> None:
-        self.sets, self.root = sets, Path("runs") / str(sets["name"])
-        words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+        self.config, self.root = config, Path("runs") / str(sets["name"])
+        self.sets = [f"{key}={value}" for key, value in sets.items()]
+        words = [word for one in self.sets for word in ("--set", one)]
         self.command = [sys.executable, "-m", "pixelis.cluster.cli", "train", str(config), *words]
         self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """A run that was left to itself would take the machine from whatever comes after it."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        for pid in [*below(self.process.pid, ""), self.process.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(60)
 
     def start(self, resume: bool = False) -> None:
         """Begin, or go on from the newest checkpoint. What it says goes to runs/NAME.log."""
         self.root.parent.mkdir(exist_ok=True)
         with self.root.with_suffix(".log").open("a") as log:
             self.process = subprocess.Popen([*self.command, *["--resume"] * resume], stdout=log, stderr=log, text=True)
+
+    def finish(self, resume: bool = False) -> None:
+        """The same in this process and to its end, without the imports of another one."""
+        from pixelis.cluster.config import load
+        from pixelis.cluster.run import train
+
+        train(load(self.config, self.sets), resume)
 
     def stamps(self) -> list[float]:
         """When each step that counts was done, in seconds since 1970."""

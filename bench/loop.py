@@ -29,11 +29,11 @@ def measure(way: str, number: int, start: Path) -> dict[str, float]:
         "name": f"{way}-{number}", "start": start, "eval.n": 0, "save_every": 1000, "stop.steps": STEPS, "tracking": '""',
         "rollout.actors": 1, "rollout.groups": 16, "rollout.group": 4, "learner.ranks": 1,
     }  # fmt: skip
-    run = Run(ROOT / "configs" / "rft.toml", {**sets, **WAYS[way]})
-    run.start()
-    assert run.process is not None
-    if run.process.wait(600):
-        raise RuntimeError(run.told())
+    with Run(ROOT / "configs" / "rft.toml", {**sets, **WAYS[way]}) as run:
+        run.start()
+        assert run.process is not None
+        if run.process.wait(600):
+            raise RuntimeError(run.told())
     lines = [json.loads(line) for line in (run.root / "metrics.jsonl").read_text().splitlines()][WARM:]
     wall = sum(line["seconds"] for line in lines)
     share = {name: sum(line[name] for line in lines) / wall for name in ("rollout_wait_s", "update_s", "publish_s", "tool_s")}

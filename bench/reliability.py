@@ -46,19 +46,19 @@ class Tally:
 
 def hit(part: str, name: str, start: Path, kills: int, rng: random.Random, tally: Tally) -> None:
     """One run and its kills."""
-    run = Run(ROOT / "configs" / "tiny_rft.toml", {**SETS, "name": name, "start": start})
-    run.start()
-    run.next_step(after=0.0)
-    for _ in range(kills):
-        time.sleep(rng.uniform(0.0, 4.0))
-        steps = len(run.stamps())
-        killed = run.kill(part, rng.random())
-        if part == "driver":
-            run.start(resume=True)
-        tally.kills += 1
-        tally.recovery.append(recovered(run, killed, steps, part))
-        print(f"{part}: kill {tally.kills}, {tally.recovery[-1]:.1f} s", flush=True)
-    run.stop()
+    with Run(ROOT / "configs" / "tiny_rft.toml", {**SETS, "name": name, "start": start}) as run:
+        run.start()
+        run.next_step(after=0.0)
+        for _ in range(kills):
+            time.sleep(rng.uniform(0.0, 4.0))
+            steps = len(run.stamps())
+            killed = run.kill(part, rng.random())
+            if part == "driver":
+                run.start(resume=True)
+            tally.kills += 1
+            tally.recovery.append(recovered(run, killed, steps, part))
+            print(f"{part}: kill {tally.kills}, {tally.recovery[-1]:.1f} s", flush=True)
+        run.stop()
     account = audit(run.root)["rft"]
     tally.stored += account.stored
     tally.trained += account.trained

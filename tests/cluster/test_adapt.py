@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ def labelled(folder: Path, name: str, answers: list[str]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, workplace: Path) -> Iterator[list[Run]]:
+def runs(tmp_path_factory: pytest.TempPathFactory, workplace: Path) -> list[Run]:
     """Two runs on the same questions: one as they are, and one with permuted labels that is killed and resumed."""
     folder = workplace / "asked"
     stream.write(folder, workplace / "key.jsonl", ("code",), [Part(Shift("lighting", 0.5), UPDATES)], seed=0)
@@ -47,20 +46,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory, workplace: Path) -> Iterator[
     for name, answers in (("whole", right), ("cut", wrong)):
         made.append(Run(CONFIG, {"name": name, "start": start, "tasks.file": labelled(folder, f"{name}.jsonl", answers)}))
     whole, cut = made
-    try:
-        whole.start()
-        assert whole.process is not None and whole.process.wait(300) == 0, whole.told()
+    whole.finish()
+    with cut:
         cut.start()
         while len(cut.stamps()) < 13:
             cut.next_step(after=(cut.stamps() or [0.0])[-1])
         cut.kill("driver", 0.0)
-        cut.start(resume=True)
-        assert cut.process is not None and cut.process.wait(300) == 0, cut.told()
-        yield made
-    finally:
-        for run in made:
-            if run.process is not None and run.process.poll() is None:
-                run.process.kill()
+    cut.finish(resume=True)
+    return made
 
 
 def test_permuted_labels_and_a_killed_driver_leave_the_same_weights_to_the_bit(runs: list[Run]) -> None:

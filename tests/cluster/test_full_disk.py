@@ -129,21 +129,19 @@ def test_a_checkpoint_that_finds_no_room_ends_the_run_and_resume_goes_on(
     """The learner's process may write no more (RLIMIT_FSIZE), from its second checkpoint on."""
     monkeypatch.chdir(tmp_path)
     sets: dict[str, object] = {"name": "full", "start": untrained, "eval.n": 0}
-    run = Run("tiny_sft", {**sets, "stop.steps": 100_000})
-    run.start()
-    run.next_step(after=0.0)
-    assert run.process is not None
-    for pid in below(run.process.pid, PARTS["learner rank"]):
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, LITTLE)
-    assert run.process.wait(240) == 2, run.told()
+    with Run("tiny_sft", {**sets, "stop.steps": 100_000}) as run:
+        run.start()
+        run.next_step(after=0.0)
+        assert run.process is not None
+        for pid in below(run.process.pid, PARTS["learner rank"]):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, LITTLE)
+        assert run.process.wait(240) == 2, run.told()
     last = run.told().splitlines()[-1]
     assert "File too large" in last and "make room" in last and "Traceback" not in run.told()
     folder = run.root / "checkpoints" / "sft"
     saved = checkpoint.latest(folder)
     assert saved is not None and not list(folder.glob(".*"))
     steps = checkpoint.load(saved).state["version"][1] + 2
-    again = Run("tiny_sft", {**sets, "stop.steps": steps})
-    again.start(resume=True)
-    assert again.process is not None and again.process.wait(240) == 0, again.told()
+    Run("tiny_sft", {**sets, "stop.steps": steps}).finish(resume=True)
     assert checkpoint.load(folder / f"step-{steps:06d}").state["version"][1] == steps
     assert audit(run.root)["sft"].balanced

@@ -2,15 +2,14 @@
 
 import json
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from bench.kills import Run
 from pixelis.actors import nano
+from pixelis.cluster.cli import main
 from pixelis.cluster.config import load
 from pixelis.cluster.run import train_all
 from pixelis.memory.checkpoint import latest
@@ -89,40 +88,39 @@ def test_a_resumed_run_equals_the_uninterrupted_one(run: Path, untrained: Path) 
         assert all((one.tensors[file][k] == other.tensors[file][k]).all() for k in one.tensors[file])
 
 
-def test_a_blind_policy_is_refused_before_the_first_step(workplace: Path, tmp_path: Path) -> None:
+def test_a_blind_policy_is_refused_before_the_first_step(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A start policy whose picture is lost on its way to the language model."""
     model = nano.build(0)
     for name, weight in model.net.model.visual.named_parameters():
         if "merger" in name:
             weight.data.zero_()
     model.save(tmp_path / "blind")
-    command = [sys.executable, "-m", "pixelis.cluster.cli", "train", str(CONFIGS / "tiny_sft.toml")]
     sets = ["--set", f"start={tmp_path / 'blind'}", "--set", "name=blind"]
-    done = subprocess.run([*command, *sets], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 2 and "does not see" in done.stderr and "Traceback" not in done.stderr
+    monkeypatch.setattr(sys, "argv", ["pixelis", "train", str(CONFIGS / "tiny_sft.toml"), *sets])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capfd.readouterr().err
+    assert ended.value.code == 2 and "does not see" in told and "Traceback" not in told
     assert not (workplace / "runs" / "blind" / "metrics.jsonl").exists()
 
 
-def test_ctrl_c_leaves_a_checkpoint_that_resume_continues(untrained: Path, workplace: Path) -> None:
-    command = [sys.executable, "-m", "pixelis.cluster.cli", "train", str(CONFIGS / "tiny_sft.toml")]
-    sets = ["--set", f"start={untrained}", "--set", "name=stopped", "--set", "eval.n=0"]
-    first = subprocess.Popen([*command, *sets, "--set", "stop.steps=100000"], stderr=subprocess.PIPE, text=True)
-    metrics = workplace / "runs" / "stopped" / "metrics.jsonl"
-    until = time.monotonic() + 240
-    while not (metrics.exists() and metrics.read_text().count("\n") > 4):
-        assert first.poll() is None, first.stderr.read() if first.stderr else ""
-        assert time.monotonic() < until, "no step within 240 s"
-        time.sleep(0.2)
-    first.send_signal(signal.SIGINT)
-    _, told = first.communicate(timeout=120)
-    assert first.returncode == 130
-    assert "--resume" in told and "Traceback" not in told
-    saved = latest(workplace / "runs" / "stopped" / "checkpoints" / "sft")
+def test_ctrl_c_leaves_a_checkpoint_that_resume_continues(
+    untrained: Path, workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sets: dict[str, object] = {"start": untrained, "name": "stopped", "eval.n": 0}
+    with Run(CONFIGS / "tiny_sft.toml", {**sets, "stop.steps": 100_000}) as run:
+        run.start()
+        while len(run.stamps()) <= 4:
+            run.next_step(after=(run.stamps() or [0.0])[-1])
+        assert run.stop() == 130
+    assert "--resume" in run.told() and "Traceback" not in run.told()
+    saved = latest(run.root / "checkpoints" / "sft")
     assert saved is not None
     step = load_checkpoint(saved).state["version"][1]
-    more = ["--set", f"stop.steps={step + 2}", "--resume"]
-    second = subprocess.run([*command, *sets, *more], capture_output=True, text=True, timeout=240)
-    assert second.returncode == 0, second.stderr
-    assert f"checkpoints/sft/{saved.name}" in second.stdout
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    capfd.readouterr()
+    Run(CONFIGS / "tiny_sft.toml", {**sets, "stop.steps": step + 2}).finish(resume=True)
+    assert f"checkpoints/sft/{saved.name}" in capfd.readouterr().out
+    lines = [json.loads(line) for line in (run.root / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, step + 3))

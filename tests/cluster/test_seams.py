@@ -12,13 +12,16 @@ import ray
 import ray.rllib.algorithms.algorithm as rllib
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
+from bench.kills import PARTS, below
 from pixelis.cluster.algorithm import PixelisAlgorithm, PixelisConfig, RolloutGroup
 from pixelis.cluster.config import load
-from pixelis.cluster.crew import Bug
+from pixelis.cluster.crew import Bug, Crew
 from pixelis.cluster.job import Job
 from pixelis.cluster.learner_group import LearnerGroup, LearnerLost
 from pixelis.cluster.part import PartError
 from pixelis.cluster.run import ray_session
+from pixelis.memory.ledger import account
+from pixelis.memory.replay import catalogs
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -89,6 +92,20 @@ def test_a_killed_actor_is_restarted_and_its_job_done(algorithm: PixelisAlgorith
         assert time.monotonic() < until, "the actor did not come back within 120 s"
         crew.actors.revive()
     assert crew.run([Job("evaluate", (i,), "dev", seq=i) for i in range(2)], algorithm.loop.published)
+
+
+def test_an_actor_that_hangs_is_replaced(algorithm: PixelisAlgorithm, capfd: pytest.CaptureFixture[str]) -> None:
+    """Stopped, so that it neither works nor answers: nothing but its deadline tells."""
+    before = algorithm.loop.crew
+    algorithm.loop.crew = Crew(algorithm.crew.actors, 40)
+    os.kill(below(os.getpid(), PARTS["rollout actor"])[0], signal.SIGSTOP)
+    result = algorithm.train()
+    algorithm.loop.crew = before
+    assert result["pixelis"]["rollouts"] == 8
+    told = capfd.readouterr().err
+    assert "did not finish" in told and "another one does it" in told
+    found = account(catalogs(algorithm.config.root / "replay" / "rft"), algorithm.ledger.entries, once=True)
+    assert found.balanced and found.pending == 0, found
 
 
 def test_save_to_path_wraps_our_checkpoint(algorithm: PixelisAlgorithm, tmp_path: Path) -> None:

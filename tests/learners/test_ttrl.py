@@ -183,7 +183,21 @@ def surrounded(model: Model, store: MediaStore) -> Judged:
     return question(rollouts(model, store, 0, "KKAA"), near)
 
 
-@pytest.mark.parametrize("attack", [lying, surrounded])
+def test_a_majority_that_looked_at_nothing_is_not_believed(model: Model, store: MediaStore) -> None:
+    """Answers that the tools of their own chains did not find: what is learned is what the other three say."""
+    one = lying(model, store)
+    assert one.verdict.answer == "K" and one.decision.accepted
+    honest = {t.id for t in one.group.trajectories if t.answer == "K"}
+    assert one.verdict.exemplar in honest
+    assert all((reward > 0) == (name in honest) for name, reward in one.verdict.reward_of.items())
+
+
+def doubted(model: Model, store: MediaStore) -> Judged:
+    """Half of the rollouts found something else."""
+    return question(rollouts(model, store, 0, "KKKKAAAA"))
+
+
+@pytest.mark.parametrize("attack", [doubted, surrounded])
 def test_an_injected_majority_is_abstained_and_teaches_nothing(model: Model, store: MediaStore, attack: Any) -> None:
     learner = Learner(model, store, SETTINGS)
     before, one = bits(learner), attack(model, store)
