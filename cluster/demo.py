@@ -1,4 +1,4 @@
-"""`pixelis demo`: the whole loop from nothing. Pre-train, SFT, RFT, report."""
+"""`pixelis demo`: the whole loop from nothing. Pre-train, SFT, RFT, TTRL under another light, report."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from pixelis.cluster.config import CONFIGS, load
+from pixelis.cluster.adapt import Stream
+from pixelis.cluster.config import CONFIGS, changed, load
 from pixelis.cluster.pretrain import backbone
 from pixelis.cluster.run import RUNS, train_all
 from pixelis.cluster.track import read_summary, write_summary
 from pixelis.cluster.usage import Meter
 from pixelis.cluster.usage import load as machine
+
+STREAM = Stream("demo", "lighting:0.5", 320)
+SHORT = {"learner.ttrl.ema.keep": 0.93, "learner.ttrl.canary.every": 40, "eval.n": 250}
+"""What 80 updates want otherwise than the many of configs/ttrl.toml: an average that looks back over 14 of them."""
 
 
 def demo(resume: bool = False, dashboard: bool = False) -> Path:
@@ -21,10 +26,14 @@ def demo(resume: bool = False, dashboard: bool = False) -> Path:
     if root.exists() and not resume:
         print(f"{root}: replacing the earlier demo", flush=True)
         shutil.rmtree(root)
+        STREAM.remove()
     start = backbone(0)
     sft = replace(load(CONFIGS / "sft.toml"), name="demo", start=str(start))
     rft = replace(load(CONFIGS / "rft.toml"), name="demo", start="")
-    train_all([sft, rft], resume, dashboard)
+    ttrl = changed(load(CONFIGS / "ttrl.toml"), {**SHORT, "name": "demo", "start": "", "tasks.file": str(STREAM.file)})
+    STREAM.render()
+    train_all([sft, rft, ttrl], resume, dashboard)
+    STREAM.score(root)
     from pixelis.cluster.report import write_report
 
     write_summary(root, {"demo": {**meter.read(), "load_start": before, "load_end": machine(), "backbone": str(start)}})
