@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from pixelis.actors.shift import Shift
 from pixelis.actors.world import NO_SHIFT
@@ -97,17 +96,19 @@ def compare(root: Path, shifts: Iterable[Shift]) -> None:
     config, phase = load(root / "config-ttrl.toml"), read_summary(root)["phases"]["ttrl"]
     if "shifts" in phase or not config.eval.n:
         return
-    policies, told = {"before": config.start, "after": phase["policy"]}, dict[str, Any]()
-    for name, shift in {"clean": NO_SHIFT, **{str(one): one for one in shifts}}.items():
-        told[name] = {when: _evaluated(policy, config, shift, f"{name}, {when}") for when, policy in policies.items()}
+    told = {"clean": {"before": _evaluated(config.start, config, NO_SHIFT, "clean, before"), "after": phase["heldout"]}}
+    for shift in dict.fromkeys(shifts):
+        policies = {"before": config.start, "after": phase["policy"]}
+        told[str(shift)] = {when: _evaluated(one, config, shift, f"{shift}, {when}") for when, one in policies.items()}
     write_summary(root, {"phases": {"ttrl": {**phase, "shifts": told}}})
 
 
 def _evaluated(policy: str, config: RunConfig, shift: Shift, what: str) -> dict[str, dict[str, float]]:
+    """As the phase evaluates what it led to: the same scenes, and as many calls."""
     families = tuple(dict.fromkeys(config.tasks.families))
-    asked = Questions(config.eval.n, "heldout", families, shift)
+    asked = Questions(config.eval.n, config.eval.split, families, shift)
     with TemporaryDirectory() as folder, Bar(what, asked.n * len(families), "episodes") as bar:
-        return evaluate(policy, Path(folder), asked, bar.to).figures
+        return evaluate(policy, Path(folder), asked, bar.to, config.rollout).figures
 
 
 def _other(*words: str) -> None:

@@ -14,9 +14,13 @@ from pixelis.cluster.track import read_summary, write_summary
 from pixelis.cluster.usage import Meter
 from pixelis.cluster.usage import load as machine
 
-STREAM = Stream("demo", "lighting:0.5", 320)
-SHORT = {"learner.ttrl.ema.keep": 0.93, "learner.ttrl.canary.every": 40, "eval.n": 250}
-"""What 80 updates want otherwise than the many of configs/ttrl.toml: an average that looks back over 14 of them."""
+STREAM = Stream("demo", "lighting:0.5", 240)
+SHORT = {
+    "rollout.actors": 1, "learner.ranks": 1, "tools.where": "here", "learner.ttrl.ema.keep": 0.91,
+    "learner.ttrl.canary.every": 30, "learner.ttrl.canary.n": 128, "eval.n": 200,
+}  # fmt: skip
+"""What 60 updates want otherwise than the many of configs/ttrl.toml: few processes, each of which costs CPU-seconds before it
+does anything, and an average that looks back over 11 updates."""
 
 
 def demo(resume: bool = False, dashboard: bool = False) -> Path:
@@ -48,5 +52,8 @@ def _tell(root: Path, report: Path) -> None:
         figures = row["heldout"]["all"]
         shares = "  ".join(f"{name} {figures[name]:.3f}" for name in ("success", "valid", "chain_length", "visfid"))
         print(f"{phase}: held-out n {figures['n']}  {shares}  ({row['cpu_s']:.0f} CPU s, {row['wall_s']:.0f} s)")
+    for scenes, pair in summary["phases"]["ttrl"]["shifts"].items():
+        before, after = (pair[when]["all"] for when in ("before", "after"))
+        print(f"ttrl: {scenes}, n {after['n']}: success {before['success']:.3f} before, {after['success']:.3f} after")
     spent = summary["demo"]
     print(f"in all {spent['cpu_s']:.0f} CPU s, {spent['wall_s']:.0f} s\n{root / 'summary.json'}\n{report}")
