@@ -156,10 +156,10 @@ def stop(job: Job, address: Address = None) -> None:
 
 @app.command()
 def demo(resume: Resume = False, dashboard: Dashboard = False) -> None:
-    """The whole loop, small: pre-train, SFT, CC-RFT, report. About twenty minutes on two cores.
+    """The whole loop, small: pre-train, SFT, CC-RFT, TTRL under another light, report. Under half an hour on two idle cores.
 
-    Writes runs/demo with summary.json, checkpoints, every trajectory, and report.html. Without --resume an earlier
-    runs/demo is replaced.
+    Writes runs/demo with summary.json, checkpoints, every trajectory, and report.html; runs/demo-stream is what TTRL was asked.
+    Without --resume an earlier demo is replaced.
     """
     from pixelis.cluster.demo import demo as run
     from pixelis.cluster.run import Interrupted
@@ -188,7 +188,8 @@ def adapt(
 
     Each question is asked several times; the rollouts vote, the winner is the answer, and a clear vote is learned from. Answers
     go to runs/NAME/answers.jsonl before anything is learned from them, and what was decided to runs/NAME/journal.jsonl. What a
-    file says of answers is not read; a shift is rendered, and scored at the end, by processes of their own.
+    file says of answers is not read; a shift is rendered, and scored at the end, by processes of their own. Then greedy success
+    on other scenes, as they are and under the shift, is measured before and after. runs/NAME/report.html shows it all.
 
     Examples:
 
@@ -204,7 +205,9 @@ def adapt(
     except Interrupted as stopped:
         words = ["pixelis", "adapt", str(checkpoint), stream, "--name", name, *(f"--set {one}" for one in sets or [])]
         _stopped(stopped, " ".join([*words, "--resume"]))
-    print(folder)
+    from pixelis.cluster.report import write_report
+
+    print(write_report(folder))
 
 
 @app.command("stream")
@@ -234,6 +237,8 @@ def score_answers(
     as_json: Annotated[bool, typer.Option("--json", help="Figures as JSON.")] = False,
 ) -> None:
     """How many answers to a stream are right: all, its first and last quarter, by family and shift, and those given for sure.
+
+    Leaves score.json beside the answers: with it `pixelis report` shows what needs a key.
 
     Example: `pixelis score runs/adapt/answers.jsonl key.jsonl`
     """
@@ -361,7 +366,9 @@ def replay(
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run, like runs/demo.")]) -> None:
-    """Write the run's report.html: curves, validity, chain length, tools, and single episodes with their evidence."""
+    """Write the run's report.html: curves, validity, chain length, tools, test-time training, and single episodes with their
+    evidence.
+    """
     from pixelis.cluster.report import write_report
 
     print(write_report(run))

@@ -16,7 +16,7 @@ from pixelis.actors.ceiling import ceiling
 from pixelis.actors.score import Outcome, by_family
 from pixelis.actors.shift import Shift
 from pixelis.actors.world import FAMILIES, NO_SHIFT, SPLITS, Split
-from pixelis.cluster.config import RunConfig, TaskSettings
+from pixelis.cluster.config import RolloutConfig, RunConfig, TaskSettings
 from pixelis.cluster.errors import UsageError
 from pixelis.cluster.job import Job, Receipt
 from pixelis.cluster.progress import Bar
@@ -84,16 +84,24 @@ class Questions:
     shift: Shift = NO_SHIFT
 
 
-def evaluate(checkpoint: str | Path, root: Path, asked: Questions, seen: Callable[[int], Any]) -> Evaluation:
+DEFAULT = RolloutConfig()
+
+
+def evaluate(
+    checkpoint: str | Path, root: Path, asked: Questions, seen: Callable[[int], Any], rollout: RolloutConfig = DEFAULT
+) -> Evaluation:
     """Evaluate a policy in this process; `seen` is told how many episodes are done. Media go to `root/media`."""
-    return gather(list(_one_by_one(checkpoint, root, asked, seen)))
+    return gather(list(_one_by_one(checkpoint, root, asked, seen, rollout)))
 
 
-def _one_by_one(checkpoint: str | Path, root: Path, asked: Questions, seen: Callable[[int], Any]) -> Iterator[Receipt]:
+def _one_by_one(
+    checkpoint: str | Path, root: Path, asked: Questions, seen: Callable[[int], Any], rollout: RolloutConfig
+) -> Iterator[Receipt]:
     from pixelis.cluster.runner import Runner
 
     tasks = TaskSettings(asked.families, asked.split, dict.fromkeys(asked.families, asked.n))
-    config = RunConfig("eval", "rft", start=str(checkpoint), tasks=tasks, learner=LearnerSettings(loss="grpo"))
+    learner = LearnerSettings(loss="grpo")
+    config = RunConfig("eval", "rft", start=str(checkpoint), tasks=tasks, rollout=rollout, learner=learner)
     runner, done = Runner(config, root, None), 0
     for job in jobs(asked.n, len(asked.families), asked.split, asked.shift):
         yield runner.run(job)

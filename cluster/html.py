@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable
 from html import escape
 
 import numpy as np
@@ -92,6 +93,26 @@ def tag(name: str, content: str, cls: str = "", **attributes: str) -> str:
 def text(name: str, content: object, cls: str = "") -> str:
     """An element around plain text."""
     return tag(name, escape(str(content)), cls)
+
+
+def row(kind: str, cells: Iterable[object], cls: str = "") -> str:
+    """A line of a table; `kind` of its cells is th or td.
+
+    Example:
+        >>> row("td", ["all", 3])
+        '<tr><td>all</td><td>3</td></tr>'
+    """
+    return tag("tr", "".join(text(kind, cell) for cell in cells), cls)
+
+
+def table(rows: Iterable[str]) -> str:
+    """Lines that `row` made, on a card that scrolls where it is too wide."""
+    return tag("div", tag("table", "".join(rows)), "card wide")
+
+
+def tiles(told: Iterable[tuple[str, str]]) -> str:
+    """The few figures that tell most, each with what it is."""
+    return tag("div", "".join(tag("div", text("b", value) + text("span", what), "tile") for value, what in told), "tiles")
 
 
 def figure(source: str, caption: str, width: int = 0, crisp: bool = False, cls: str = "") -> str:

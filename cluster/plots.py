@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pixelis.cluster.html import svg
+from pixelis.learners.risk import curve, selected
 from pixelis.memory.trajectory import Trajectory
 from pixelis.tools.call import OPS
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = {"SEG": "#7c5cc4", "ZOOM": "#3b76d6", "TRK": "#d9822b", "OCR": "#1a936f", "TEMP": "#c2478f", "PROP": "#8a94a3"}
-INK, SOFT, LINE, FAINT = "#1c2430", "#5d6b7e", "#2456b3", "#a9c1ea"
+INK, SOFT, LINE, FAINT, BAD, BAND = "#1c2430", "#5d6b7e", "#2456b3", "#a9c1ea", "#b3261e", "#d8ebe0"
+FLOOR = 1e-4
+"""Nats below which a KL is drawn as if it were so many: it begins at 0, and the scale is logarithmic."""
 CURVES: Mapping[str, str] = {  # key in metrics.jsonl -> title; in this order
     "reward": "mean reward of rollouts",
     "answer": "share of rollouts answered right",
@@ -30,8 +33,6 @@ CURVES: Mapping[str, str] = {  # key in metrics.jsonl -> title; in this order
     "head_box_iou": "mean IoU of the box head on its batch",
     "kl_k3_policy_to_start_token_mean": "KL to the start policy, nats a token (k3)",
     "kl_exact_policy_to_start_probes": "KL to the start policy on the probes, nats a token (exact)",
-    "kl_window": "KL to the moving average, nats a token (k3, mean of 16 kept updates)",
-    "kl_exact_policy_to_ema_probes": "KL to the moving average on the probes, nats a token (exact)",
     "stream_accepted": "share of the last questions that were learned from",
     "stream_entropy": "entropy of the answers to the last questions, nats",
     "commits": "updates kept so far",
@@ -97,6 +98,71 @@ def tool_mix(phases: Mapping[str, Sequence[Trajectory]]) -> str:
         figure.legend(loc="upper center", ncols=len(names), frameon=False, fontsize=9, handlelength=1, columnspacing=1.2)
     figure.subplots_adjust(top=0.8)
     return _drawn(figure, tight=bool(not names))
+
+
+def drift(lines: Sequence[Mapping[str, Any]], anchor: str, corridor: Mapping[str, float]) -> str:
+    """How far the kept updates of test-time training were from what holds them, and the corridor: edges `low` and `high` in
+    nats a token (`high` 0: none)."""
+    from pixelis.learners.corridor import BEYOND  # it brings torch
+
+    figure, [ax] = _figure(4.9, 3.3)
+    kept = [line for line in lines if line.get("skipped") == 0]
+    k3, exact = f"kl_k3_policy_to_{anchor}_token_mean", f"kl_exact_policy_to_{anchor}_probes"
+    _points(ax, kept, k3, "of an update", marker="o", markersize=3, linestyle="", color=FAINT)
+    _points(ax, kept, "kl_window", f"mean of {corridor['window']:g}", linewidth=1.8, color=LINE)
+    _points(ax, kept, exact, "on the probes", linewidth=1.2, color=COLORS["TRK"])
+    undone = [line for line in lines if line.get("discarded")]
+    _points(ax, undone, exact, "undone", marker="x", linestyle="", color=BAD)
+    low, high = corridor["low"], corridor["high"]
+    if high:
+        ax.axhspan(low, high, color=BAND, zorder=0, label=f"corridor {low:g} to {high:g}")
+        ax.axhline(BEYOND * high, color=BAD, linewidth=1, linestyle="--", label=f"undone above {BEYOND * high:g}")
+    ax.set_yscale("log")
+    ax.set_ylim(FLOOR * 0.8, max(ax.get_ylim()[1], 2 * high))
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    return _labelled(figure, ax, "update", "nats a token")
+
+
+def moving(series: Mapping[str, Sequence[float]], window: int) -> str:
+    """Shares over the questions of a stream by name, each the mean of the last `window` questions."""
+    figure, [ax] = _figure(4.9, 3.3)
+    for (name, values), color in zip(series.items(), (LINE, COLORS["OCR"], COLORS["TRK"]), strict=False):
+        means = np.convolve(values, np.ones(window) / window, "valid")
+        ax.plot(np.arange(window, len(values) + 1), means, label=name, linewidth=1.8, color=color)
+    ax.set_ylim(0, 1.03)
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    return _labelled(figure, ax, "question", f"mean of {window} questions")
+
+
+def risk_coverage(confidence: np.ndarray, right: np.ndarray, accepted: np.ndarray) -> str:
+    """How many of the most confident answers are wrong, and where the gate stands; floats and bools [N]."""
+    figure, [ax] = _figure(4.9, 3.3)
+    risk, (coverage, wrong) = curve(confidence, right), selected(accepted, right)
+    ax.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color=LINE, linewidth=1.8, label="the most confident")
+    ax.axhline(float(risk[-1]), color=SOFT, linewidth=1, linestyle="--", label=f"all: {risk[-1]:.1%}")
+    if wrong is not None:
+        ax.plot([coverage], [wrong], color=COLORS["TRK"], marker="o", linestyle="", label=f"answered for sure: {wrong:.1%}")
+    ax.set_xlim(0, 1.02)
+    ax.set_ylim(0, max(0.05, 1.1 * float(risk[len(risk) // 20 :].max())))  # of a handful anything can be wrong
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    return _labelled(figure, ax, "coverage: share of the questions", "risk: share of wrong answers")
+
+
+def before_after(shifts: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Success by shift, before and after, with 95 % of a binomial; `shifts[name][when]` has `success` and `n`."""
+    figure, [ax] = _figure(4.9, 3.3)
+    for i, (when, color) in enumerate((("before", FAINT), ("after", LINE))):
+        rates, counts = (np.array([row[when][key] for row in shifts.values()], float) for key in ("success", "n"))
+        spread, places = 1.96 * np.sqrt(rates * (1 - rates) / counts), np.arange(len(shifts)) + 0.38 * i - 0.19
+        ax.bar(places, rates, 0.36, yerr=spread, color=color, ecolor=SOFT, capsize=3, label=when)
+        for x, rate in zip(places, rates, strict=True):
+            ax.text(x, 0.03, f"{rate:.1%}", ha="center", color="white" if i else INK, fontsize=9)
+    ax.set_xticks(range(len(shifts)), list(shifts))
+    ax.set_xlim(-0.6, max(1, len(shifts)) - 0.4)
+    ax.set_ylim(0, 1)
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    return _labelled(figure, ax, "", "success, decoded greedily")
 
 
 def arms(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -169,6 +235,23 @@ def _curve(points: Sequence[tuple[float, float]], marked: bool) -> str:
         ax.plot(steps, values, color=LINE, linewidth=1.8, marker="o" if marked or len(values) == 1 else None)
     ax.set_xlabel("step", fontsize=9, color=SOFT)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _drawn(figure)
+
+
+def _points(ax: Axes, lines: Sequence[Mapping[str, Any]], key: str, label: str, **look: Any) -> None:
+    """What some lines of metrics.jsonl have of one figure, over the updates; nothing where none has it."""
+    points = [(line["step"], max(FLOOR, line[key])) for line in lines if line.get(key) is not None]
+    if points:
+        ax.plot(*zip(*points, strict=True), label=label, **look)
+
+
+def _labelled(figure: Figure, ax: Axes, x: str, y: str) -> str:
+    """With its axes named, and what is what above them."""
+    ax.set_xlabel(x, fontsize=10, color=SOFT)
+    ax.set_ylabel(y, fontsize=10, color=SOFT)
+    named = ax.get_legend_handles_labels()[1]
+    columns = len(named) if sum(map(len, named)) < 40 else 2  # a legend that is wider than the plot makes it small
+    ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=columns, frameon=False, fontsize=9, handlelength=1.4)
     return _drawn(figure)
 
 

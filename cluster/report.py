@@ -9,10 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from pixelis.cluster import plots
+from pixelis.cluster import plots, stream_page
 from pixelis.cluster.errors import UsageError
 from pixelis.cluster.evidence import Drawer, is_right
-from pixelis.cluster.html import figure, page, tag, text
+from pixelis.cluster.html import figure, page, row, table, tag, text, tiles
 from pixelis.cluster.track import read_summary
 from pixelis.cluster.voice import voice_of
 from pixelis.memory.codec import decode
@@ -38,8 +38,9 @@ Phases = Mapping[str, Sequence[Trajectory]]
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` into a run's folder from what is there and return its path.
 
-    Reads summary.json, metrics.jsonl, heldout-PHASE.arrow, media/ and policy/; a part whose input is missing says so.
-    Raises CodecError for a damaged file of episodes, UsageError for a folder that is no run.
+    Reads summary.json, metrics.jsonl, heldout-PHASE.arrow, media/ and policy/, and of test-time training what `stream_page`
+    does; a part whose input is missing says so. Raises CodecError for a damaged file of episodes, JournalError for a changed
+    journal, UsageError for a folder that is no run.
     """
     if not any(next(run_dir.glob(name), None) for name in ("config-*.toml", "metrics.jsonl", "summary.json")):
         raise UsageError(f"{run_dir}: no run (neither config-PHASE.toml, nor metrics.jsonl, nor summary.json)")
@@ -48,6 +49,7 @@ def write_report(run_dir: Path) -> Path:
     parts = [
         _head(run_dir.name, summary),
         _figures(summary["phases"]),
+        _adapted(run_dir, summary, lines),
         _curves(lines),
         _calls(phases),
         _samples(run_dir, phases),
@@ -78,13 +80,13 @@ def _head(name: str, summary: Mapping[str, Any]) -> str:
         " The figures are of episodes on held-out scenes, decoded greedily." if phases else " No phase has finished yet."
     )
     parts = [text("h1", f"pixelis run {name}"), text("p", about, "soft")]
-    parts.append(tag("div", "".join(_tiles(summary)), "tiles"))
+    parts.append(tiles(_tiles(summary)))
     versions = ", ".join(f"{key} {value}" for key, value in summary.get("versions", {}).items())
     seed = f"seed {summary['seed']}; " if "seed" in summary else ""
     return "".join(parts) + (text("p", f"{seed}{versions}", "note") if versions else "")
 
 
-def _tiles(summary: Mapping[str, Any]) -> list[str]:
+def _tiles(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The few figures that tell most."""
     phases = {name: row for name, row in summary["phases"].items() if row.get("heldout")}
     if not phases:
@@ -96,37 +98,34 @@ def _tiles(summary: Mapping[str, Any]) -> list[str]:
         return f"{names[0]} {first[key]:{form}}" if len(phases) > 1 else f"after {names[0]}"
 
     spent = summary.get("demo") or {k: sum(row[k] for row in summary["phases"].values()) for k in ("cpu_s", "wall_s")}
-    tiles = [
+    return [
         (f"{last['success']:.1%}", f"right answers ({change('success', '.1%')})"),
         (f"{last['valid']:.1%}", f"valid steps ({change('valid', '.1%')})"),
         (f"{last['chain_length']:.2f}", f"steps before the answer ({change('chain_length', '.2f')})"),
         (f"{spent['cpu_s']:.0f} s", f"CPU time, in {spent['wall_s'] / 60:.1f} minutes"),
     ]
-    return [tag("div", text("b", value) + text("span", what), "tile") for value, what in tiles]
 
 
 def _figures(phases: Mapping[str, Any]) -> str:
     if not phases:
         return ""
     titles = ["phase", "family", *COLUMNS.values(), "CPU s", "wall s", "load"]
-    rows = [tag("tr", "".join(text("th", title) for title in titles))]
-    for phase, row in phases.items():
-        for family, found in sorted(row.get("heldout", {}).items(), key=lambda item: item[0] != "all"):
+    rows = [row("th", titles)]
+    for phase, told in phases.items():
+        for family, found in sorted(told.get("heldout", {}).items(), key=lambda item: item[0] != "all"):
             cells = [phase if family == "all" else "", family, *(_shown(key, found[key]) for key in COLUMNS)]
-            cells += _costs(row) if family == "all" else ["", "", ""]
-            rows.append(tag("tr", "".join(text("td", cell) for cell in cells), family))
-        if not row.get("heldout"):
-            cells = [phase, "not evaluated", *[""] * len(COLUMNS), *_costs(row)]
-            rows.append(tag("tr", "".join(text("td", cell) for cell in cells), "all"))
-    told = (
+            rows.append(row("td", [*cells, *(_costs(told) if family == "all" else ["", "", ""])], family))
+        if not told.get("heldout"):
+            rows.append(row("td", [phase, "not evaluated", *[""] * len(COLUMNS), *_costs(told)], "all"))
+    note = (
         "Success: the answer is exactly right. Valid steps: calls that were no fault of the policy's. Steps: calls, and "
         "attempts at one, before the answer. RaPR: episodes with at least one successful call. VisFid: how well calls agree "
         "with the gold evidence. Load: processes that ran on the machine at the start and at the end of the phase."
     )
-    infra = sum(int(row.get("infra", 0)) + int(row.get("heldout_infra", 0)) for row in phases.values())
-    told += f" Episodes that infrastructure ended, never rewarded: {infra}."
-    told += "".join(_pool(phase, row["tools"]) for phase, row in phases.items() if row.get("tools"))
-    return text("h2", "Held-out figures") + tag("div", tag("table", "".join(rows)), "card wide") + text("p", told, "note")
+    infra = sum(int(told.get("infra", 0)) + int(told.get("heldout_infra", 0)) for told in phases.values())
+    note += f" Episodes that infrastructure ended, never rewarded: {infra}."
+    note += "".join(_pool(phase, told["tools"]) for phase, told in phases.items() if told.get("tools"))
+    return text("h2", "Held-out figures") + table(rows) + text("p", note, "note")
 
 
 def _pool(phase: str, told: Mapping[str, Any]) -> str:
@@ -149,6 +148,12 @@ def _costs(row: Mapping[str, Any]) -> list[str]:
     return [f"{row['cpu_s']:.0f}", f"{row['wall_s']:.0f}", " / ".join(loads)]
 
 
+def _adapted(run_dir: Path, summary: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
+    """Test-time training, if there was any."""
+    some = [line for line in lines if line["phase"] == "ttrl"]
+    return stream_page.section(run_dir, summary["phases"].get("ttrl", {}), some) if some else ""
+
+
 def _curves(lines: Sequence[Mapping[str, Any]]) -> str:
     out = [text("h2", "Learning curves")]
     for phase in dict.fromkeys(line["phase"] for line in lines):
@@ -169,16 +174,15 @@ def _calls(phases: Phases) -> str:
 
 def _outcomes(phases: Phases) -> str:
     """How the calls of held-out episodes ended, and most often why not well."""
-    rows = [tag("tr", "".join(text("th", title) for title in ("phase", "ok", "policy", "tool", "most often")))]
+    rows = [row("th", ("phase", "ok", "policy", "tool", "most often"))]
     for phase, some in phases.items():
         results = [turn.result for one in some for turn in one.turns if turn.result]
         ends = Counter(result.failure.cls if result.failure else "ok" for result in results)
         codes = Counter(f"{r.op} {r.failure.code}" for r in results if r.failure)
         told = ", ".join(f"{code} ({count})" for code, count in codes.most_common(3))
-        cells = [phase, *(str(ends[name]) for name in ("ok", "policy", "tool")), told]
-        rows.append(tag("tr", "".join(text("td", cell) for cell in cells)))
+        rows.append(row("td", [phase, *(ends[name] for name in ("ok", "policy", "tool")), told]))
     note = "How their calls ended: policy is the policy's fault, tool means that the tool found nothing."
-    return tag("div", tag("table", "".join(rows)), "card wide") + text("p", note, "note")
+    return table(rows) + text("p", note, "note")
 
 
 def _samples(run_dir: Path, phases: Phases) -> str:

@@ -90,7 +90,9 @@ def looked_over(config: RunConfig, resume: bool) -> RunConfig:
     Raises: ConfigError when the phase was begun already and `resume` is not set, CheckpointError or ModelError for a start
     policy that is none, and as `looked_at`.
     """
-    config = looked_at(_checked(config, RUNS / config.name, resume))
+    if not resume:
+        unbegun(config)
+    config = looked_at(config)
     if not config.start:
         return config
     check_start(config.start, config.learner.lora)
@@ -369,12 +371,13 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _checked(config: RunConfig, root: Path, resume: bool) -> RunConfig:
-    if latest(root / "checkpoints" / config.phase) is not None and not resume:
+def unbegun(config: RunConfig) -> None:
+    """ConfigError when the run has begun this phase already."""
+    root = RUNS / config.name
+    if latest(root / "checkpoints" / config.phase) is not None:
         raise ConfigError(
             f"{root} holds a {config.phase} phase already: continue it with --resume, or take another name with --set name=..."
         )
-    return config
 
 
 def slots(config: RunConfig) -> int:

@@ -17,6 +17,10 @@ from pixelis.actors.world import FAMILIES
 from pixelis.cluster.errors import UsageError
 from pixelis.cluster.progress import Bar
 from pixelis.learners.risk import aurc
+from pixelis.memory.log import replace_file
+
+SCORE = "score.json"
+"""What `pixelis score` leaves beside a file of answers: `figures` by part, and `right`, a mark for each answer in its order."""
 
 
 def parse(text: str, n: int) -> list[Part]:
@@ -63,8 +67,11 @@ def _row(keys: Sequence[Key], answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def command(answers: Path, key: Path, as_json: bool) -> None:
-    """`pixelis score`: a table, or JSON."""
-    found = figures(read_keys(key), read_answers(answers))
+    """`pixelis score`: a table, or JSON; and score.json beside the answers, for the report."""
+    keys, given = read_keys(key), read_answers(answers)
+    found = figures(keys, given)
+    right, _ = marks(keys, given)
+    replace_file(answers.with_name(SCORE), json.dumps({"figures": found, "right": right}).encode())
     if as_json:
         print(json.dumps(found))
         return

@@ -117,7 +117,8 @@ def write_summary(root: Path, changes: Mapping[str, Any]) -> None:
 
     Schema: `phases.<phase>.heldout.<family or all>.{n, success, valid, chain_length, rapr,
     visfid, racpr, hop_rate, redundancy}`,
-    `phases.<phase>.{steps, version, wall_s, cpu_s, infra, actors_died, tools, policy, load_start, load_end}`, `versions`,
+    `phases.<phase>.{steps, version, wall_s, cpu_s, infra, actors_died, tools, policy, load_start, load_end}`,
+    `phases.ttrl.shifts.<clean or shift>.<before or after>.<family or all>` as `heldout`, `versions`,
     and for a demo `pretrain` and the whole run's `wall_s` and `cpu_s`.
     """
     summary = read_summary(root)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 _seen: dict[tuple[int, str], float] = {}
 """CPU seconds of every process we ever saw below this one, by pid and start time: what it had spent when last seen."""
+_counted: list[float] = []
+"""CPU seconds of commands that we waited for."""
 
 
 def cpu_seconds() -> float:
@@ -35,7 +39,17 @@ def cpu_seconds() -> float:
     for pid, (started, seconds) in spent.items():
         if _below(pid, os.getpid(), parents):
             _seen[pid, started] = seconds
-    return own.user + own.system + sum(_seen.values())
+    return own.user + own.system + sum(_seen.values()) + sum(_counted)
+
+
+def run(words: Sequence[str]) -> int:
+    """Run a command in a process of its own and wait; its exit status. What it costs counts as ours."""
+    before = os.times()
+    status = subprocess.run(words, check=False).returncode
+    after = os.times()
+    if Path("/proc/self/stat").exists():  # else children that have ended count anyway
+        _counted.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    return status
 
 
 def _below(pid: int, ancestor: int, parents: dict[int, int]) -> bool:
