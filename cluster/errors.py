@@ -10,6 +10,7 @@ USER_ERRORS = frozenset(
         "pixelis.actors.shift.ShiftError",
         "pixelis.actors.stream.StreamError",
         "pixelis.cluster.config.ConfigError",
+        "pixelis.cluster.errors.BusyError",
         "pixelis.cluster.errors.UsageError",
         "pixelis.cluster.submit.ClusterError",
         "pixelis.learners.corridor.CorridorError",
@@ -31,6 +32,10 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 class UsageError(ValueError):
     """A command line that cannot be meant."""
+
+
+class BusyError(RuntimeError):
+    """A machine that has too much else to do."""
 
 
 def is_users(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pixelis.actors.world import Split
 from pixelis.cluster import usage
 from pixelis.cluster.config import ConfigError, RunConfig, dump
+from pixelis.cluster.errors import BusyError
 from pixelis.cluster.evaluate import Evaluation, gather, jobs, write
 from pixelis.cluster.part import PartError
 from pixelis.cluster.policy import check_start
@@ -322,7 +323,13 @@ def ray_session(configs: Sequence[RunConfig], dashboard: bool) -> Iterator[None]
         os.environ.update(threads)  # a Ray of our own inherits it, and starts each worker 0.7 s sooner than with an environment
         # One slot for each part, however few cores there are: an actor that finds none would wait for ever, silently.
         where = {"num_cpus": max(map(_parts, configs)) + max(map(_tools, configs)), "include_dashboard": dashboard}
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
+    except Exception as error:  # Ray has no class for it
+        if "timed out during startup" not in str(error):
+            raise
+        busy = f"Ray did not come up within the 30 s that it allows itself (load {os.getloadavg()[0]:.0f})"
+        raise BusyError(f"{busy}: try again when the machine has less to do; nothing is lost") from error
     for number, handler in handlers.items():  # ray.init installs its own for SIGTERM
         signal.signal(number, handler)
     try:
