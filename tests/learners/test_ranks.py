@@ -10,13 +10,17 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from pixelis.actors import nano
+from pixelis.learners.corridor import CorridorSettings
+from pixelis.learners.ema import EmaSettings
 from pixelis.learners.learner import Learner, LearnerSettings
 from pixelis.learners.ranks import Ranks, is_sharded, whole
+from pixelis.learners.ttrl import TtrlSettings
 from pixelis.memory.lora import LoraSettings
 from pixelis.memory.model import Model
 from pixelis.memory.trajectory import Group
 from pixelis.memory.weights import unflatten
 from pixelis.tools.media import MediaStore
+from tests.learners.questions import asked
 from tests.learners.test_heads import CALLS, PAPER, demonstration
 from tests.learners.test_learner import episode, honest
 
@@ -24,12 +28,14 @@ ALL = {"lr": 1e-3, "warmup": 1, "micro_tokens": 150}
 MUON = {**ALL, "matrix_lr": 1e-2}
 GRPO = {**ALL, "loss": "grpo"}
 LORA = LoraSettings(rank=4)
+TTRL = {**ALL, "loss": "ttrl", "corridor": CorridorSettings(high=10.0), "ttrl": TtrlSettings(ema=EmaSettings(0.5))}
 HEADS = {**MUON, "heads": PAPER}
 CASES: dict[str, tuple[dict, int]] = {
     "imitation": (ALL, 5), "muon": (MUON, 5), "grpo": (GRPO, 5), "one group": (GRPO, 1), "sharded": ({**ALL, "shard": True}, 5),
     "sharded muon": ({**MUON, "shard": True}, 5), "sharded, one group": ({**GRPO, "shard": True}, 1),
     "muon, heads": (HEADS, 5), "sharded muon, heads": ({**HEADS, "shard": True}, 5),
     "lora": ({**GRPO, "lora": LORA}, 5), "sharded lora": ({**GRPO, "lora": LORA, "shard": True}, 5),
+    "ttrl": (TTRL, 3), "sharded ttrl": ({**TTRL, "shard": True}, 3),
 }  # fmt: skip
 """Settings of the learner, and groups in the batch: of one group a rank has a single trajectory."""
 
@@ -40,6 +46,8 @@ def step(settings: dict, groups: int, ranks: Ranks) -> tuple[Learner, dict[str, 
     model, store = nano.build(seed=1), MediaStore(None)
     learner = Learner(model, store, LearnerSettings(**settings))
     learner.join(ranks)
+    if learner.ttrl:
+        return learner, learner.update([asked(model, store, i) for i in range(groups)])
     told = [honest(model, store, episode(model, store, i, "K7PQXAB3C5"[: i + 1])) for i in range(2 * groups)]
     if learner.heads.weights:  # the later ones have no call
         told = [demonstration(model, store, i, CALLS[i:]) for i in range(2 * groups)]
@@ -94,7 +102,7 @@ def told(folder: Path, case: str) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_make_the_step_of_one(case: str, folder: Path) -> None:
-    """Imitation and GRPO, whole and sharded."""
+    """Imitation, GRPO and TTRL, whole and sharded."""
     settings, groups = CASES[case]
     first, second = told(folder, case)
     learner, figures = step(settings, groups, Ranks())
@@ -109,6 +117,19 @@ def test_two_ranks_make_the_step_of_one(case: str, folder: Path) -> None:
         if name in alone and "muon" not in case:  # it rounds to bfloat16
             apart = (alone[name] - first["weights"][name]).abs()
             assert (apart[gradient.abs() > 1e-5] < 1e-5).all()  # Adam makes a whole step of a rounding
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["ttrl", "sharded ttrl"])
+def test_the_average_of_two_ranks_is_that_of_their_weights(case: str, folder: Path) -> None:
+    """Half of what they were before the step and half of what they are after it, whole on both."""
+    both, before = told(folder, case), dict(nano.build(seed=1).net.named_parameters())
+    first, second = (one["state"][0]["ema"] for one in both)
+    assert first.keys() == both[0]["weights"].keys()
+    for name, average in first.items():
+        assert torch.equal(average, second[name])
+        torch.testing.assert_close(average, (before[name].detach() + both[0]["weights"][name]) / 2)
+    assert any(not torch.equal(average, before[name]) for name, average in first.items())
 
 
 @pytest.mark.slow
