@@ -133,15 +133,12 @@ class Adaptation:
         if not self.canary.due(self.commits):
             return False
         asked = self._source(self.canary.settings.n, "dev", published)
-        if asked.infra:  # one question less, and others would be compared: it is looked at again after the next update
-            self.news.append(f"the canary is asked again: infrastructure ended {asked.infra} of its questions")
-            return False
-        right = [one.success for one in asked.outcomes]
+        right = {one.task_id: outcome.success for one, outcome in zip(asked.episodes, asked.outcomes, strict=True)}
         why = self.canary.look(self.commits, right)
         if why is None:
             self.learners.keep_good()
             return False
-        for entry in self.learners.roll_back(epoch, why, {"canary": sum(right) / len(right)}):
+        for entry in self.learners.roll_back(epoch, why, {"canary": asked.figures["all"]["success"]}):
             self.journal.write(entry)
         self.rollbacks += 1
         self.news.append(f"{why}: the last good weights are put back, and nothing is learned from here on")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,17 +27,17 @@ class Canary:
     """What it has read so far. The caller asks the questions and acts on what is said.
 
     Example:
-        >>> canary, well = Canary(CanarySettings(every=2)), [True] * 60 + [False] * 20
-        >>> canary.look(0, well), canary.due(1), canary.due(2), canary.look(2, well[1:] + [True])
+        >>> canary, well = Canary(CanarySettings(every=2)), {f"q{i}": i < 60 for i in range(80)}
+        >>> canary.look(0, well), canary.due(1), canary.due(2), canary.look(2, well | {"q0": False, "q60": True})
         (None, False, True, None)
-        >>> canary.look(4, [False] * 6 + well[6:])
+        >>> canary.look(4, well | {f"q{i}": False for i in range(6)})
         'canary 0.675 after 0.750 at the start'
     """
 
     def __init__(self, settings: CanarySettings) -> None:
         self.settings = settings
-        self.start: list[bool] | None = None
-        """Which questions the start policy had right."""
+        self.start: dict[str, bool] | None = None
+        """Whether the start policy had each question right."""
         self.looked = -1
         """Kept updates at the last look."""
 
@@ -46,21 +46,19 @@ class Canary:
         every = self.settings.every
         return every > 0 and commits % every == 0 and commits != self.looked
 
-    def look(self, commits: int, right: Sequence[bool]) -> str | None:
-        """Take which questions the weights have right now, [n]. Why they must go, or None: then they are the last good ones.
-
-        ValueError for another number of questions than at the start.
-        """
+    def look(self, commits: int, right: Mapping[str, bool]) -> str | None:
+        """Take whether the weights have each question right now, by its id. Why they must go, or None: then they are the last
+        good ones. Compared are questions that were answered both times: infrastructure may have ended others."""
         self.looked = commits
         if self.start is None:
-            self.start = list(right)
-        lost = sum(before and not now for before, now in zip(self.start, right, strict=True))
-        gained = sum(now and not before for before, now in zip(self.start, right, strict=True))
+            self.start = dict(right)
+        both = [(self.start[name], now) for name, now in right.items() if name in self.start]
+        before, after = (sum(side) for side in zip(*both, strict=True)) if both else (0, 0)
+        changed = sum(one != other for one, other in both)
         # a drop of exactly so much is none: rounding must not decide
-        far = lost - gained > self.settings.drop * len(right) + 1e-9
-        if not far or lost - gained <= CHANCE * (lost + gained) ** 0.5:
+        if before - after <= max(self.settings.drop * len(both) + 1e-9, CHANCE * changed**0.5):
             return None
-        return f"canary {sum(right) / len(right):.3f} after {sum(self.start) / len(right):.3f} at the start"
+        return f"canary {after / len(both):.3f} after {before / len(both):.3f} at the start"
 
     def state(self) -> dict[str, Any]:
         """JSON-able."""
