@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pixelis.cluster.run import RUNS
+from pixelis.memory.log import replace_file
 
 TRIES = 3
 """Times that a cell is begun before it is given up."""
@@ -77,12 +79,29 @@ class Experiment(ABC, Generic[C]):
         """Run one, in this process, from where it was interrupted."""
 
     @abstractmethod
-    def keep(self, cell: C) -> None:
-        """Write what a finished cell came to into its file."""
+    def told(self, cell: C) -> dict[str, Any]:
+        """What a finished cell came to, JSON-able: its `rows`, and whatever the page is made of."""
 
     @abstractmethod
+    def page(self, kept: dict[C, dict[str, Any]]) -> Path:
+        """Write the page of what is kept of the cells so far."""
+
+    def prepare(self) -> None:  # most experiments need nothing
+        """Make what all cells need, before the first of them begins."""
+
+    def keep(self, cell: C) -> None:
+        """Write what a finished cell came to into its file."""
+        path = self.file(cell)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, (json.dumps(self.told(cell), indent=0) + "\n").encode())
+
     def gather(self) -> Path:
         """Write all rows so far, and the page, which is returned."""
+        kept = {cell: json.loads(path.read_text()) for cell in self.cells() if (path := self.file(cell)).exists()}
+        lines = [json.dumps(row) for one in kept.values() for row in one["rows"]]
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(self.out, ("[\n" + ",\n".join(lines) + "\n]\n").encode())
+        return self.page(kept)
 
     def file(self, cell: C) -> Path:
         """What is kept of a cell."""
@@ -112,6 +131,7 @@ class Experiment(ABC, Generic[C]):
         A cell that fails goes on from its checkpoint, a few times. SystemExit when that is of no use, naming its log, after
         those beside it have ended: what is finished stays finished.
         """
+        self.prepare()
         waiting, since, begin = self.todo(), time.monotonic(), begin or self.begin
         running: dict[C, Running] = {}
         failed = Counter[C]()

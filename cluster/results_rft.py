@@ -23,7 +23,6 @@ from pixelis.cluster.results_page import write_page
 from pixelis.cluster.run import RUNS, train
 from pixelis.cluster.track import read_summary
 from pixelis.learners.loss import K3
-from pixelis.memory.log import replace_file
 
 HERE = ("tools.where=here", "tracking=")  # no tool pool: a cell starts sooner, and none of them is about tools
 LONE = ("rollout.actors=1", "learner.ranks=1")
@@ -112,18 +111,15 @@ class Rft(Experiment[Cell]):
         """Its phase, and the held-out questions."""
         train(self.config(cell), resume=True)
 
-    def keep(self, cell: Cell) -> None:
+    def told(self, cell: Cell) -> dict[str, Any]:
         """Its rows, and what came of each question."""
-        told = {"rows": rows(cell), "items": {**_key(cell), **packed(_outcomes(cell))}}
-        self.file(cell).parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self.file(cell), (json.dumps(told, indent=0) + "\n").encode())
+        return {"rows": rows(cell), "items": {**_key(cell), **packed(_outcomes(cell))}}
 
-    def gather(self) -> Path:
-        """All rows so far, and the page."""
-        kept = [json.loads(path.read_text()) for cell in self.cells() if (path := self.file(cell)).exists()]
-        lines = [json.dumps(row) for one in kept for row in one["rows"]]
-        replace_file(self.out, ("[\n" + ",\n".join(lines) + "\n]\n").encode())
-        return write_page(self.out, [row for one in kept for row in one["rows"]], [one["items"] for one in kept])
+    def page(self, kept: dict[Cell, dict[str, Any]]) -> Path:
+        """Tables, plots, and what became of the hypotheses."""
+        return write_page(
+            self.out, [row for one in kept.values() for row in one["rows"]], [one["items"] for one in kept.values()]
+        )
 
     def config(self, cell: Cell) -> RunConfig:
         """The config of one cell; all but starts need theirs finished, `sft_more` its seed's `full` too."""

@@ -134,10 +134,9 @@ class Ttrl(Experiment[Cell]):
         """What has rendered its stream."""
         return None if cell.arm == "none" else Cell(cell.stream, "none")
 
-    def run(self, *args: Any, **options: Any) -> Path:
-        """As any experiment; the policy that all go on from is trained first, if it is not here."""
+    def prepare(self) -> None:
+        """The policy that all go on from."""
         results_rft.started()
-        return super().run(*args, **options)
 
     def train(self, cell: Cell) -> None:
         """Render or adapt; then unseen questions under the shift, and clean ones."""
@@ -157,16 +156,9 @@ class Ttrl(Experiment[Cell]):
             told = json.dumps([int(one.success) for one in found.outcomes])
             replace_file(cell.root / f"{name}.json", told.encode())
 
-    def keep(self, cell: Cell) -> None:
-        """Its row, and what came of each question."""
-        self.file(cell).parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self.file(cell), (json.dumps(self.told(cell), indent=0) + "\n").encode())
-
-    def gather(self) -> Path:
-        """All rows so far, and the page."""
-        kept = [json.loads(path.read_text()) for cell in self.cells() if (path := self.file(cell)).exists()]
-        replace_file(self.out, ("[\n" + ",\n".join(json.dumps(one["row"]) for one in kept) + "\n]\n").encode())
-        return ttrl_page.write(self.out, kept)
+    def page(self, kept: dict[Cell, dict[str, Any]]) -> Path:
+        """Tables, plots, and what became of the hypotheses."""
+        return ttrl_page.write(self.out, [{**one, "row": one["rows"][0]} for one in kept.values()])
 
     def config(self, cell: Cell) -> RunConfig:
         """Of an arm."""
@@ -178,7 +170,7 @@ class Ttrl(Experiment[Cell]):
         return replace(load(CONFIGS / "ttrl.toml", [*own, *HERE, *LONE, *ARMS[cell.arm]]), start=str(results_rft.started()))
 
     def told(self, cell: Cell) -> dict[str, Any]:
-        """What is kept of a finished cell: its row, and digits of what came of each question."""
+        """Its row, and a digit for what came of each question."""
         unseen, clean = (json.loads((cell.root / f"{name}.json").read_text()) for name in ("unseen", "clean"))
         stream = STREAMS[cell.stream]
         row: dict[str, Any] = {
@@ -189,14 +181,14 @@ class Ttrl(Experiment[Cell]):
         if cell.arm == "none":
             found = [ceiling(family, "heldout", CEILING, stream.last) for family in FAMILIES]
             quiet = dict.fromkeys(("kl_median", "kl_p95", "under", "inside", "over", "abstain_rate"))
-            return {"row": {**row, "ceiling": float(np.mean(found)), **quiet, "rollbacks": 0}, "items": items}
-        base = json.loads(self.file(Cell(cell.stream, "none")).read_text())["row"]
+            return {"rows": [{**row, "ceiling": float(np.mean(found)), **quiet, "rollbacks": 0}], "items": items}
+        [base] = json.loads(self.file(Cell(cell.stream, "none")).read_text())["rows"]
         once = read_keys(_key(cell.stream, cell.seed))
         again = [replace(key, id=f"{key.id}@{number}") for number in range(2, stream.rounds + 1) for key in once]
         right, sure = marks([*once, *again], read_answers(cell.root / "answers.jsonl"))
         row |= {"ceiling": base["ceiling"], **drift(cell.root, self.config(cell))}
         items |= {"served": _digits(right), "sure": _digits(sure)}
-        return {"row": row, "items": items, "cpu_s": read_summary(cell.root)["phases"]["ttrl"]["cpu_s"]}
+        return {"rows": [row], "items": items, "cpu_s": read_summary(cell.root)["phases"]["ttrl"]["cpu_s"]}
 
 
 def drift(root: Path, config: RunConfig) -> dict[str, Any]:

@@ -115,10 +115,9 @@ class Votes(Experiment[Cell]):
         """The stream whose rollouts it takes."""
         return Cell(STREAMS[cell.stream].of) if STREAMS[cell.stream].of else None
 
-    def run(self, *args: Any, **options: Any) -> Path:
-        """As any experiment; the policy that answers is trained first, if it is not here."""
+    def prepare(self) -> None:
+        """The policy that answers."""
         results_rft.started()
-        return super().run(*args, **options)
 
     def train(self, cell: Cell) -> None:
         """Play what is not stored of its rollouts, then hold the votes."""
@@ -132,21 +131,15 @@ class Votes(Experiment[Cell]):
         counted = count(recorder, read_keys(key), cell.root, STREAMS[cell.stream].attack, self.settings())
         replace_file(cell.root / COUNTED, json.dumps({name: one.pack() for name, one in counted.items()}).encode())
 
-    def keep(self, cell: Cell) -> None:
+    def told(self, cell: Cell) -> dict[str, Any]:
         """Its rows, what came of each question, and each arm's paired difference from hard majority."""
         items = json.loads((cell.root / COUNTED).read_text())
         counted = {name: Counted.unpack(packed) for name, packed in items.items()}
-        told = {"rows": rows(cell.stream, counted), "compared": compared(counted), "items": items}
-        self.file(cell).parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self.file(cell), (json.dumps(told, indent=0) + "\n").encode())
+        return {"rows": rows(cell.stream, counted), "compared": compared(counted), "items": items}
 
-    def gather(self) -> Path:
-        """All rows so far, and the page."""
-        kept = {cell.stream: json.loads(path.read_text()) for cell in self.cells() if (path := self.file(cell)).exists()}
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(row) for one in kept.values() for row in one["rows"]]
-        replace_file(self.out, ("[\n" + ",\n".join(lines) + "\n]\n").encode())
-        return vote_page.write(self.out, kept)
+    def page(self, kept: dict[Cell, dict[str, Any]]) -> Path:
+        """Tables, curves, and what became of the hypotheses."""
+        return vote_page.write(self.out, {cell.stream: one for cell, one in kept.items()})
 
     def settings(self) -> tuple[VoteSettings, GateSettings]:
         """Those of test-time training."""

@@ -1,7 +1,9 @@
 """An experiment: which cells are begun, when, and what becomes of one that fails. Made-up cells; no processes."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,12 +58,12 @@ class Made(Experiment[Cell]):
     def train(self, cell: Cell) -> None:
         HERE.add(cell.name)
 
-    def keep(self, cell: Cell) -> None:
+    def told(self, cell: Cell) -> dict[str, Any]:
         assert cell.trained
-        self.file(cell).parent.mkdir(exist_ok=True)
-        self.file(cell).touch()
+        return {"rows": [{"cell": cell.own}]}
 
-    def gather(self) -> Path:
+    def page(self, kept: dict[Cell, dict[str, Any]]) -> Path:
+        assert json.loads(self.out.read_text()) == [{"cell": cell.own} for cell in kept]
         return self.out
 
     def finished(self) -> set[str]:
