@@ -17,7 +17,7 @@ class Attack:
 
     Raises: ValueError for a share outside 0..1.
 
-    Example: Attack(neighbours=0.2).neighbours(found, ballots, "K7P", others, rng)
+    Example: Attack(neighbours=0.2).neighbours_of(found, ballots, "K7P", others, rng)
     """
 
     neighbours: float = 0.0
@@ -46,13 +46,8 @@ class Attack:
         """The neighbours that vote: as many. `others`: what is right of earlier questions."""
         wrong, near = _wrong(ballots, gold), list(found)
         nearest = max((one.similarity for one in near), default=0.0)
-        told = (
-            str(wrong[int(rng.integers(len(wrong)))].answer)
-            if wrong
-            else others[int(rng.integers(len(others)))]
-            if others
-            else ""
-        )
+        sayings = [str(one.answer) for one in wrong] or list(others)
+        told = sayings[int(rng.integers(len(sayings)))] if sayings else ""
         for i, one in enumerate(near):
             if told and rng.random() < self.neighbours:
                 near[i] = Neighbour(replace(one.ballot, answer=told), nearest)

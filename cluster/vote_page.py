@@ -29,7 +29,7 @@ Nothing is learned here. Sixteen rollouts a question of the `full` of seed 0 in 
 are computed on them; code and clip questions come in turns. Neighbours are the episodes of earlier questions of the stream that
 the gate accepted from the verdict of `full`. `overlay` writes a code that is not the answer beside the plate. `wrong_20`,
 `wrong_40` and `copied` take the rollouts of `lighting`: on development streams its votes were the most contested (0.72 right,
-0.91 under `noise`), while the tools' ceiling is 1.00 (docs/pixelworld.md), so that what is lost is the policy's. In the first
+0.91 under `noise`), while the tools' ceiling is 1.00 (docs/pixelworld.md), so that what is lost is the policy's (they were to take those of `noise` before its development figures were seen). In the first
 two that share of the neighbours says what a wrong rollout said (else what is right of another question) and is as similar as
 the most similar one; in the third, in half of the questions with a wrong rollout, one such stands token by token in the place
 of half of the sixteen.
