@@ -184,37 +184,39 @@ def arms(rows: Sequence[Mapping[str, Any]]) -> str:
     return _drawn(figure)
 
 
-COLOURS = ("#1f6feb", "#d9822b", "#2da44e", "#8250df", "#cf222e", "#57606a", "#bf8700", "#0a7ea4")
+ARMS = ("#1f6feb", "#d9822b", "#2da44e", "#8250df", "#cf222e", "#57606a", "#bf8700", "#0a7ea4")
+"""Their colours, in their order."""
 SPAN = 8
 """A stream's moving mean is over this part of it."""
 
 
 def prequential(served: Mapping[str, Mapping[str, np.ndarray]]) -> str:
     """Share of right answers along each stream, [arm] float [seeds, N], as moving means over an eighth of it."""
-    figure, axes = _figure(8.2, 2.9 * -(-len(served) // 2), rows=-(-len(served) // 2), columns=2)
-    names = dict.fromkeys(name for arms_ in served.values() for name in arms_)
-    colours = dict(zip(names, COLOURS * 2, strict=False))
-    for ax, (stream, found) in zip(axes, served.items(), strict=False):
+    lines: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    for stream, found in served.items():
         for name, right in found.items():
             span = max(1, right.shape[1] // SPAN)
             means = np.convolve(right.mean(axis=0), np.ones(span) / span, "valid")
-            ax.plot(np.arange(len(means)) + span, means, color=colours[name], linewidth=1.5, label=name)
-        ax.set_title(stream, fontsize=10, color=INK, loc="left")
-        ax.set_xlabel("questions answered", fontsize=9, color=SOFT)
-        ax.legend(fontsize=8, frameon=False)
-    for ax in axes[len(served) :]:
-        ax.set_visible(False)
-    return _drawn(figure)
+            lines.setdefault(stream, {})[name] = np.arange(len(means)) + span, means
+    return _panels(lines, "questions answered")
 
 
 def risks(found: Mapping[str, Mapping[str, np.ndarray]]) -> str:
     """Share of wrong answers among the most confident, [arm] float [N], against coverage, for each stream."""
+    steps = {s: {name: (np.arange(1, len(r) + 1) / len(r), r) for name, r in arms_.items()} for s, arms_ in found.items()}
+    return _panels(steps, "coverage")
+
+
+def _panels(found: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], x: str) -> str:
+    """Two to a row, one for each stream: lines by arm, each arm of one colour in all of them."""
     figure, axes = _figure(8.2, 2.9 * -(-len(found) // 2), rows=-(-len(found) // 2), columns=2)
-    for ax, (stream, arms_) in zip(axes, found.items(), strict=False):
-        for (name, risk), colour in zip(arms_.items(), COLOURS, strict=False):
-            ax.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color=colour, linewidth=1.5, label=name)
+    names = dict.fromkeys(name for lines in found.values() for name in lines)
+    colors = dict(zip(names, ARMS, strict=False))
+    for ax, (stream, lines) in zip(axes, found.items(), strict=False):
+        for name, points in lines.items():
+            ax.plot(*points, color=colors[name], linewidth=1.5, label=name)
         ax.set_title(stream, fontsize=10, color=INK, loc="left")
-        ax.set_xlabel("coverage", fontsize=9, color=SOFT)
+        ax.set_xlabel(x, fontsize=9, color=SOFT)
         ax.legend(fontsize=8, frameon=False)
     for ax in axes[len(found) :]:
         ax.set_visible(False)
