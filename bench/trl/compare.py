@@ -3,8 +3,8 @@
 Usage: python bench/trl/compare.py [--tiny] [--seeds N]   -> docs/results/trl.json and its page (--tiny: runs/trl-tiny/)
 
 For each seed three programs take turns of 15 s on both cores: TRL, and `pixelis train` twice, with and without visual features
-kept from one forward to the next. What they save is evaluated afterwards by the same evaluator. A seed whose file exists is not
-run again.
+kept from one forward to the next. Ours get half of TRL's time, in which they are to come as far. What they
+save is evaluated afterwards by the same evaluator. A seed whose file exists is not run again.
 """
 
 import argparse
@@ -51,9 +51,10 @@ STILL = {
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is done. `every`: updates between weights that are evaluated, by way; `n` held-out questions."""
+    """How much is done. By way: `seconds` on its clock, and `every`, the updates between weights that are evaluated, on `n`
+    held-out questions."""
 
-    seconds: float
+    seconds: dict[str, float]
     slice: float
     every: dict[str, int]
     n: int
@@ -66,11 +67,11 @@ class Size:
 
 
 WHOLE = Size(
-    360.0, 15.0, {"trl": 8, "pixelis": 16, "pixelis_cached": 20}, 1000, 3,
+    {"trl": 360.0, "pixelis": 180.0, "pixelis_cached": 180.0}, 15.0, {"trl": 8, "pixelis": 12, "pixelis_cached": 12}, 1000, 3,
     ROOT / "docs/results/trl.json", ROOT / "runs/trl", ROOT / "runs/cache/trl-start",
 )  # fmt: skip
 TINY = Size(
-    20.0, 5.0, dict.fromkeys(WAYS, 2), 32, 1,
+    dict.fromkeys(WAYS, 20.0), 5.0, dict.fromkeys(WAYS, 2), 32, 1,
     ROOT / "runs/trl-tiny/trl.json", ROOT / "runs/trl-tiny/work", ROOT / "runs/cache/trl-start-tiny",
 )  # fmt: skip
 
@@ -92,7 +93,7 @@ def main() -> None:
     for seed in range(asked.seeds or size.seeds):
         path = size.out.with_suffix("") / f"seed-{seed}.json"
         if not path.exists():
-            print(f"seed {seed}: {size.seconds:g} s each of {', '.join(WAYS)}", flush=True)
+            print(f"seed {seed}: {', '.join(f'{seconds:g} s of {way}' for way, seconds in size.seconds.items())}", flush=True)
             told = one_seed(size, seed)
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, (json.dumps(told, indent=1) + "\n").encode())
@@ -107,7 +108,7 @@ def one_seed(size: Size, seed: int) -> dict[str, Any]:
     programs = [program(way, size, seed, folder) for way in WAYS]
     before = load()
     try:
-        take_turns(programs, size.seconds, size.slice, lambda p: collect(p.name, folder))
+        take_turns(programs, size.slice, lambda p: collect(p.name, folder))
         check_uncached(programs[WAYS.index("pixelis")], folder)
     finally:
         for one in programs:
@@ -132,12 +133,12 @@ def program(way: str, size: Size, seed: int, folder: Path) -> Program:
         out = folder / "trl"
         own = ["--seed", str(seed), "--every", str(size.every[way])]
         words = [str(RIVAL), str(HERE / "trainer.py"), str(size.start), str(out), *own]
-        return Program(way, words, environment(way), folder, out / "steps.jsonl", folder / "trl.log")
+        return Program(way, words, environment(way), folder, out / "steps.jsonl", folder / "trl.log", size.seconds[way])
     own = [f"name={way}", f"seed={seed}", f"start={size.start}", f"save_every={size.every[way]}"]
     sets = [word for one in (*own, *size.sets) for word in ("--set", one)]
     words = [sys.executable, "-m", "pixelis.cluster.cli", "train", str(HERE / "ours.toml"), *sets]
     env = environment(way) | ({"PIXELIS_UNCACHED": str(folder / PROOF)} if way == "pixelis" else {})
-    return Program(way, words, env, folder, folder / "runs" / way / "metrics.jsonl", folder / f"{way}.log")
+    return Program(way, words, env, folder, folder / "runs" / way / "metrics.jsonl", folder / f"{way}.log", size.seconds[way])
 
 
 def environment(way: str) -> dict[str, str]:

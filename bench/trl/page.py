@@ -21,8 +21,8 @@ Three programs start from the same policy and take turns of {slice:g} s on both 
 their processes: TRL {trl} (`bench/trl/grpo.toml`, whole in `bench/trl/config.json`; one process, two threads), and `pixelis
 train` with Ray, durable replay, checkpoints and all (`bench/trl/ours.toml`; two rollout actors and two learner ranks of one
 thread, who wait for each other), once with visual features kept from one forward to the next, as always while vision does
-not train, and once without. A clock counts the seconds that its program was let run, from the end of its first update on;
-loading and evaluations are on no clock.
+not train, and once without. Ours get half of TRL's time, in which they are to come as far. A clock counts the seconds that
+its program was let run, from the end of its first update on; loading and evaluations are on no clock.
 
 The same for all: start policy (imitation of one OCR call a question, stopped at 0.6 of the dev split), questions and their
 order (code family, 16 an update, 8 rollouts each), prompts, calls and observations token for token (`bench/trl/trainer.py`

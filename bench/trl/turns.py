@@ -23,7 +23,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 class Program:
     """A command with all processes below it, stopped and continued as a whole.
 
-    Example: Program("trl", ["python", "bench/trl/trainer.py", ...], env, Path("out"), Path("out/steps.jsonl"), Path("out.log"))
+    Example: Program("trl", ["python", "trainer.py"], env, Path("out"), Path("out/steps.jsonl"), Path("out.log"), 360.0)
     """
 
     name: str
@@ -33,6 +33,8 @@ class Program:
     steps: Path
     """The file to which it writes a line of JSON with `step` and `time` (seconds since 1970) after each update."""
     log: Path
+    seconds: float
+    """How long it is let run in all."""
     spans: list[tuple[float, float]] = field(default_factory=list)
     """When it ran since its first update, in seconds since 1970."""
     spent: list[tuple[float, float]] = field(default_factory=list)
@@ -141,12 +143,12 @@ def clock(spans: Sequence[tuple[float, float]], at: float) -> float:
     return sum(max(0.0, min(end, at) - begin) for begin, end in spans)
 
 
-def take_turns(programs: Sequence[Program], seconds: float, slice_: float, seen: Callable[[Program], object]) -> None:
-    """Let each run for so long in all, in strict turns; `seen` is called when one is stopped. They go on being stopped."""
+def take_turns(programs: Sequence[Program], slice_: float, seen: Callable[[Program], object]) -> None:
+    """Let each run for its time, in strict turns of so many seconds; `seen` is called when one is stopped."""
     for program in programs:
         program.start()
         seen(program)
-    while going := [program for program in programs if program.ran() < seconds]:
+    while going := [program for program in programs if program.ran() < program.seconds]:
         for program in going:
             program.turn(slice_)
             seen(program)
