@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
+from math import inf
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -191,7 +192,7 @@ def points(one: Program, folder: Path) -> list[dict[str, Any]]:
     when = dict(one.updates())
     clocks, spent = zip(*one.spent, strict=True)
     rows: list[dict[str, Any]] = [{"way": one.name, "step": 0, "rollouts": 0, "wall_s": 0.0, "cpu_s": 0.0}]
-    for step in sorted(step for step in saved if step in when):
+    for step in sorted(step for step in saved if when.get(step, inf) <= one.spans[-1][1]):  # none from while it was being ended
         wall = one.ran(when[step])
         cpu = float(np.interp(wall, clocks, spent))
         rows.append({"way": one.name, "step": step, "rollouts": BATCH * step, "wall_s": round(wall, 2), "cpu_s": round(cpu, 2)})
