@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from pixelis.learners.intrinsic import Intrinsic, IntrinsicSettings
 from pixelis.learners.judged import Judged
 from pixelis.learners.loss import Anchor, GrpoSettings, RoleWeights, Told, grpo, imitation, k3_to, told_of, ttrl
 from pixelis.learners.optimizer import make_optimizer
-from pixelis.learners.probe import Probes, probed
+from pixelis.learners.probe import Probes, Who, probed
 from pixelis.learners.questions import Questions
 from pixelis.learners.ranks import Ranks, clip, like, whole
 from pixelis.learners.reference import Read, Reference, copied, states_and_logprobs
@@ -224,6 +224,7 @@ class Learner:
                 self.corridor.read(told[f"{self._k3}_token_mean"])
                 break
             before.undo()
+            self._stirred()
             self.corridor.undone += 1
             self.entries += [tried(draft, False, figures, beta=beta, kl_after=figures[self._probed])] if draft else []
         else:
@@ -274,7 +275,7 @@ class Learner:
         if self._sight_changes:
             self._still.clear()
         if self.probes:
-            self.probes.forget()
+            self.probes.forget("reference")
 
     def keep_good(self) -> None:
         """Remember all of this, weights and what steers them, as the last good state (`ttrl`). Every rank must."""
@@ -305,6 +306,12 @@ class Learner:
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self._height(self.version[1] + 1) * share
         self.optimizer.step()
+        self._stirred()
+
+    def _stirred(self) -> None:
+        """The policy's weights are others than those that the probes were read with."""
+        if self.probes:
+            self.probes.forget("policy")
 
     def _gradient(self, samples: list[Sample], beta: float) -> dict[str, float]:
         """The gradient of all samples, each rank working on its part of them; the figures of the loss."""
@@ -442,15 +449,24 @@ class Learner:
     def _probe(self) -> float:
         """Mean KL of the policy to its reference on the probes, in nats a token."""
         assert self.probes and self.reference
+        parts = self._parts(self.probes.trajectories)
+        if not self.probes.knows("reference"):
+            self._watch("reference", self.reference.model, self._still.get, parts)
+        if not self.probes.knows("policy"):
+            self._watch("policy", self.model, self._features, parts)
         far = torch.zeros(2)
-        with torch.no_grad():
-            for part in self._parts(self.probes.trajectories):
-                batch = self._collated([self.probes.trajectories[i] for i in part.indices])
-                seen, known = self._features(batch.views), self._still.get(batch.views)
-                found = self.probes.kl(part.indices, batch, self.model, seen, self.reference.model, known)
-                far += torch.tensor(found) * part.counts
+        for part in parts:
+            far += torch.tensor(self.probes.kl(part.indices, self.model, self.reference.model)) * part.counts
         kl, count = self.ranks.sum(far).tolist()
         return float(kl / count)
+
+    def _watch(self, who: Who, model: Model, see: Callable[[tuple[View, ...]], list[Features]], parts: Sequence[Part]) -> None:
+        """Let a model read the probes; `see` are its eyes."""
+        assert self.probes
+        with torch.no_grad():
+            for part in parts:
+                batch = self._collated([self.probes.trajectories[i] for i in part.indices])
+                self.probes.read(who, part.indices, batch, model, see(batch.views))
 
     def _loss(self, samples: list[Sample], beta: float, share: float, calls: Mapping[str, int]) -> tuple[Tensor, Told]:
         """A micro-batch's part of the loss, and figures. `share`: of the batch; `calls`: of the batch, for each head."""

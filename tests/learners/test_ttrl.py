@@ -378,6 +378,39 @@ def test_the_journal_of_a_real_sequence_is_derived_again(model: Model, store: Me
     assert set(first.trajectories) == {t.id for one in given[:2] for t in one.group.trajectories}
 
 
+def test_what_is_kept_of_the_probes_is_what_reading_them_anew_gives(model: Model, store: MediaStore) -> None:
+    """After an update, after one that was undone, and after good weights were put back; each weights read once."""
+    learner, counts = Learner(model, store, replace(SETTINGS, lr=0.01, train_vision=True)), [0]
+    read, real = learner._watch, learner._probe
+
+    def counted(*some: Any) -> None:
+        counts[0] += 1
+        read(*some)
+
+    learner._watch = counted  # type: ignore[method-assign]
+    for n in range(2):
+        learner.update([asked(model, store, n)])
+        kept = _both(learner)
+        counts[0] = 0
+        assert real() == kept[0] == kept[1] and counts[0] == 0
+        learner.keep_good()
+    learner.settings = replace(learner.settings, corridor=replace(EDGES, high=1e-15, undos=1))
+    learner.corridor.settings = learner.settings.corridor
+    assert learner.update([asked(model, store, 2)])["discarded"] == 1
+    assert len(set(_both(learner))) == 1
+    learner.roll_back(1, "canary")
+    assert len(set(_both(learner))) == 1
+
+
+def _both(learner: Learner) -> tuple[float, float]:
+    """The probes' KL as it is kept, and read anew."""
+    kept = learner._probe()
+    assert learner.probes
+    learner.probes.forget("policy")
+    learner.probes.forget("reference")
+    return kept, learner._probe()
+
+
 def test_unsafe_is_a_matter_of_settings_alone(model: Model, store: MediaStore) -> None:
     """No KL, no abstention, nothing taken back: a split vote is learned from, however far that leads. It is measured still."""
     settings = replace(SETTINGS, lr=0.02, grpo=GrpoSettings(beta=0.0), corridor=replace(EDGES, high=0.0))
