@@ -59,3 +59,15 @@ def _mean(times: np.ndarray, values: np.ndarray) -> np.ndarray:
         return times @ values / len(values)
     counts = times @ values
     return counts[:, 0] / np.maximum(1, counts[:, 1])
+
+
+def spread(values: Sequence[float | None], form: str = ".3g") -> str:
+    """Mean, and the lowest and highest, of what several seeds have; "" when none has it.
+
+    Example:
+        >>> spread([0.1, None, 0.3])
+        '0.2 [0.1, 0.3]'
+    """
+    known = [value for value in values if value is not None]
+    told = [format(value, form) for value in (np.mean(known), min(known), max(known))] if known else [""]
+    return told[0] if len(known) < 2 else f"{told[0]} [{told[1]}, {told[2]}]"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pixelis.cluster.interval import Interval, difference
+from pixelis.cluster.interval import Interval, difference, spread
 from pixelis.cluster.plots import arms
 
 Rows = Sequence[dict[str, Any]]
@@ -137,14 +137,6 @@ def _table(rows: Rows) -> list[str]:
     lines = [f"| start | arm | seeds x n | {' | '.join(HEADS)} |", "|---" * (len(HEADS) + 3) + "|"]
     for start, arm in dict.fromkeys((row["start"], row["arm"]) for row in rows):
         some = [row for row in rows if (row["start"], row["arm"]) == (start, arm)]
-        cells = [_spread([row[key] for row in some if row[key] is not None], 0 if key == "cpu_s" else 3) for key in FIGURES]
+        cells = [spread([row[key] for row in some], ".0f" if key == "cpu_s" else ".3f") for key in FIGURES]
         lines.append(f"| {start} | {arm} | {len(some)} x {some[0]['n']} | {' | '.join(cells)} |")
     return lines
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    """Mean, and the lowest and highest of several seeds."""
-    if not values:
-        return ""
-    mean = f"{np.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} [{min(values):.{digits}f}, {max(values):.{digits}f}]"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pixelis.cluster.interval import Interval, difference
+from pixelis.cluster.interval import Interval, difference, spread
 from pixelis.cluster.plots import prequential
 
 Kept = Sequence[dict[str, Any]]
@@ -146,7 +146,7 @@ def _table(kept: Kept) -> list[str]:
         some = [one for one in kept if (one["row"]["arm"], one["row"]["lr"]) == (arm, lr)]
         found = _less(some, none, "unseen") if arm != "none" else None
         share = found and found.mean / (ceiling - none[0]["row"]["success_unseen"])
-        cells = [_spread([one["row"].get(key) for one in some]) for key in COLUMNS]
+        cells = [spread([one["row"].get(key) for one in some]) for key in COLUMNS]
         told = f"{found or ''} | {'' if share is None else f'{share:.0%}'}"
         lines.append(f"| {arm} | {f'{lr:g}' if lr else ''} | {len(some)} | {told} | {' | '.join(cells)} |")
     return lines
@@ -169,12 +169,3 @@ def _margin(kept: Kept) -> list[str]:
             assert found
             lines.append(f"| {arm} | {one['row']['lr']:g} | {found} | {'yes' if found.mean >= -STEADY else '**no**'} |")
     return lines
-
-
-def _spread(values: Sequence[float | None]) -> str:
-    """Mean, and the lowest and highest of several seeds."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    mean = f"{np.mean(known):.3g}"
-    return mean if len(known) == 1 else f"{mean} [{min(known):.3g}, {max(known):.3g}]"
