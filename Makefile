@@ -30,7 +30,7 @@ help:
 	@echo "make bench         all measurements of speed and size; make bench-engine one of them ($(BENCHES))"
 	@echo "make bench-gpu     Qwen3-VL-8B at its true shape on the GPU at hand; builds no environment (ARGS=--toy without a GPU)"
 	@echo "make bench-infra   RFT while tools fail, three seeds (20 minutes, after make demo)"
-	@echo "make bench-trl     pixelis and TRL's GRPOTrainer from one policy, in turns, three seeds (two hours; ARGS=--tiny to try it)"
+	@echo "make bench-trl     pixelis and TRL's GRPOTrainer from one policy, in turns, three seeds (70 minutes; ARGS=--tiny to try it)"
 	@echo "make results-rft   what CC-RFT and its parts are worth, 37 runs, as many at a time as cores (hours; goes on where it stopped)"
 	@echo "make results-ttrl  what test-time training is worth under shifts, and each guard of it (many hours; goes on where it stopped)"
 	@echo "make results-vote  what each term of the vote is worth on stored rollouts, eight streams (hours; goes on where it stopped)"

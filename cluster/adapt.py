@@ -15,6 +15,7 @@ from pixelis.cluster import usage
 from pixelis.cluster.config import RunConfig, load
 from pixelis.cluster.errors import UsageError
 from pixelis.cluster.evaluate import Questions, evaluate
+from pixelis.cluster.policy import check_start
 from pixelis.cluster.progress import Bar
 from pixelis.cluster.run import RUNS, train, unbegun
 from pixelis.cluster.stream import parse
@@ -79,6 +80,7 @@ def adapt(
     made = load(config, [f"name={name}", f"start={checkpoint}", f"tasks.file={file}", *sets])
     if made.phase != "ttrl":
         raise UsageError(f"--config {config}: it is of phase {made.phase}, not ttrl")
+    check_start(made.start, made.learner.lora)  # before minutes of rendering
     if shifted and not resume:
         unbegun(made)  # its stream must stay
         shifted.remove()

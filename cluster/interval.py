@@ -53,14 +53,6 @@ def difference(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], seed: i
     return Interval(means / len(ours), float(low), float(high))
 
 
-def _mean(times: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Means [D] of values, each question counted so many times [D, N]."""
-    if values.ndim == 1:
-        return times @ values / len(values)
-    counts = times @ values
-    return counts[:, 0] / np.maximum(1, counts[:, 1])
-
-
 def spread(values: Sequence[float | None], form: str = ".3g") -> str:
     """Mean, and the lowest and highest, of what several seeds have; "" when none has it.
 
@@ -69,5 +61,15 @@ def spread(values: Sequence[float | None], form: str = ".3g") -> str:
         '0.2 [0.1, 0.3]'
     """
     known = [value for value in values if value is not None]
-    told = [format(value, form) for value in (np.mean(known), min(known), max(known))] if known else [""]
-    return told[0] if len(known) < 2 else f"{told[0]} [{told[1]}, {told[2]}]"
+    if not known:
+        return ""
+    mean = format(np.mean(known), form)
+    return mean if len(known) == 1 else f"{mean} [{min(known):{form}}, {max(known):{form}}]"
+
+
+def _mean(times: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Means [D] of values, each question counted so many times [D, N]."""
+    if values.ndim == 1:
+        return times @ values / len(values)
+    counts = times @ values
+    return counts[:, 0] / np.maximum(1, counts[:, 1])

@@ -451,16 +451,18 @@ class Learner:
         assert self.probes and self.reference
         parts = self._parts(self.probes.trajectories)
         if not self.probes.knows("reference"):
-            self._watch("reference", self.reference.model, self._still.get, parts)
+            self._read_probes("reference", self.reference.model, self._still.get, parts)
         if not self.probes.knows("policy"):
-            self._watch("policy", self.model, self._features, parts)
+            self._read_probes("policy", self.model, self._features, parts)
         far = torch.zeros(2)
         for part in parts:
             far += torch.tensor(self.probes.kl(part.indices, self.model, self.reference.model)) * part.counts
         kl, count = self.ranks.sum(far).tolist()
         return float(kl / count)
 
-    def _watch(self, who: Who, model: Model, see: Callable[[tuple[View, ...]], list[Features]], parts: Sequence[Part]) -> None:
+    def _read_probes(
+        self, who: Who, model: Model, see: Callable[[tuple[View, ...]], list[Features]], parts: Sequence[Part]
+    ) -> None:
         """Let a model read the probes; `see` are its eyes."""
         assert self.probes
         with torch.no_grad():

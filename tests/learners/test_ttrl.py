@@ -381,13 +381,13 @@ def test_the_journal_of_a_real_sequence_is_derived_again(model: Model, store: Me
 def test_what_is_kept_of_the_probes_is_what_reading_them_anew_gives(model: Model, store: MediaStore) -> None:
     """After an update, after one that was undone, and after good weights were put back; each weights read once."""
     learner, counts = Learner(model, store, replace(SETTINGS, lr=0.01, train_vision=True)), [0]
-    read, real = learner._watch, learner._probe
+    read, real = learner._read_probes, learner._probe
 
     def counted(*some: Any) -> None:
         counts[0] += 1
         read(*some)
 
-    learner._watch = counted  # type: ignore[method-assign]
+    learner._read_probes = counted  # type: ignore[method-assign]
     for n in range(2):
         learner.update([asked(model, store, n)])
         kept = _both(learner)
