@@ -1,10 +1,11 @@
 """Scenes under another light, with motion blur, sensor noise or a misleading text: the same question and key, other pixels.
 
 Changed are the pixels of a rendered scene before they are encoded, all frames of a clip alike (noise falls anew on each).
-At severity s, with every u drawn once a scene, evenly from -1..1:
+At severity s, with every u drawn once a scene, evenly from 0.75..1.25:
 
-lighting: each channel is 255 (x / 255) ^ (2 ^ su) * 2 ^ su' * 2 ^ (su'' / 2): gamma and gain up to 2 or 1/2, a colour
-cast of up to half a stop a channel. motion: the mean along a straight line of 0.025 s of the width (11 pixels of
+lighting: a dim and warm lamp to the left. All light times 2 ^ -su, red times 2 ^ (su' / 2) and blue 2 ^ -(su' / 2), and from
+left to right once more times 1 .. 2 ^ -su''. One light for all scenes but for its spread, so that there is something
+to adapt to. motion: the mean along a straight line of 0.025 s of the width (11 pixels of
 448, 6 of 224) in a random direction. noise: Gaussian, of 60 s grey levels (of 255) standard deviation, every pixel and
 channel by itself. overlay: a code that is not the answer, written as captions are (white with a black edge) above or below
 the thing asked about, 2 s times as large as a plate's own, and with it from frame to frame.
@@ -22,7 +23,8 @@ from pixelis.actors.scene import FONT, STROKE, Item, Pixels, draw_code, make_rng
 
 Name = Literal["lighting", "motion", "noise", "overlay"]
 NAMES: tuple[Name, ...] = get_args(Name)
-STOPS, CAST = 1.0, 0.5  # powers of two at severity 1: gamma and gain, and colour cast
+DIM, WARM, FALL = 1.0, 0.5, 1.0  # stops at severity 1: of all light, of red up and blue down, and from left to right
+SPREAD = 0.25  # of a scene's light around these
 LENGTH = 0.025  # of the width
 DEVIATION = 60.0  # grey levels
 STEPS = 8  # samples a pixel along the blur's line
@@ -78,11 +80,14 @@ class Shift:
 
 
 def lighting(rng: np.random.Generator, severity: float) -> Effect:
-    gamma, gain = 2.0 ** (STOPS * severity * rng.uniform(-1, 1, 2))
-    cast = 2.0 ** (CAST * severity * rng.uniform(-1, 1, 3))
-    levels = (np.arange(256) / 255)[:, None] ** gamma * gain * cast  # [256, 3]
-    table = np.clip(np.round(255 * levels), 0, 255).astype(np.uint8)
-    return lambda pixels, asked: np.stack([table[pixels[..., c], c] for c in range(3)], axis=-1)
+    dim, warm, fall = severity * np.array((DIM, WARM, FALL)) * rng.uniform(1 - SPREAD, 1 + SPREAD, 3)
+    stops = warm * np.array((1, 0, -1)) - dim  # of each channel, at the left edge
+
+    def lit(pixels: Pixels, asked: Item) -> Pixels:
+        across = np.linspace(0, fall, pixels.shape[1])[:, None]
+        return np.round(pixels * 2.0 ** (stops - across)).astype(np.uint8)  # no channel gains light: nothing is clipped
+
+    return lit
 
 
 def motion(rng: np.random.Generator, severity: float) -> Effect:
