@@ -132,9 +132,7 @@ def marks(keys: Sequence[Key], answers: Sequence[Answer]) -> tuple[list[bool], l
     strange = next((one.id for one in answers if one.id not in known), None)
     if twice or strange is not None:
         raise StreamError(f"{twice} questions were answered twice" if twice else f"no question {strange!r} in the key")
-    right = [
-        one.answer is not None and agrees(one.answer, known[one.id].answer, known[one.id].answer_type) for one in answers
-    ]
+    right = [one.answer is not None and agrees(one.answer, known[one.id].answer, known[one.id].answer_type) for one in answers]
     return right, [not one.abstained for one in answers]
 
 

@@ -127,5 +127,3 @@ def spans(scene: Scene) -> list[tuple[int, int]]:
     looks = [[(i.color, i.text) for i in items] for items in scene.frames]
     cuts = [0, *[k for k in range(1, len(looks)) if looks[k] != looks[k - 1]], len(looks)]
     return [(edge_time(a, len(looks)), edge_time(b, len(looks))) for a, b in pairwise(cuts)]
-
-

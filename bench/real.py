@@ -119,9 +119,7 @@ def seg_things(media: Path) -> dict[str, dict[str, list[float]]]:
         truth = drawn(thing["polygon"], (view.height, view.width), thing.get("without"))
         box = np.array(view.box_of(*thing["box"]))
         moved = [np.clip(box + shift, 0, 1000) for shift in rng.integers(-SHIFT, SHIFT + 1, (SHIFTS, 4))]
-        points = [
-            {"point": [min(1000, round(v)) for v in view.from_source(x + 0.5, y + 0.5)]} for x, y in thing["points"]
-        ]
+        points = [{"point": [min(1000, round(v)) for v in view.from_source(x + 0.5, y + 0.5)]} for x, y in thing["points"]]
         prompts = {"point": points, "box": [{"box": box.tolist()}], "moved box": [{"box": b.tolist()} for b in moved]}
         found[thing["name"]] = {}
         for kind, asked in prompts.items():

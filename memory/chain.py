@@ -89,4 +89,3 @@ def composite(trajectory: Trajectory) -> bool:
 
 def _numbers(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) in (2, 4) and all(type(v) is int for v in value)
-

@@ -154,8 +154,7 @@ class Model:
         counts = [rows * cols // visual.spatial_merge_size**2 for _, rows, cols in grids]
         layers = [layer.split(counts) for layer in out.deepstack_features]
         return [
-            Features(pooled, tuple(layer[i] for layer in layers))
-            for i, pooled in enumerate(out.pooler_output.split(counts))
+            Features(pooled, tuple(layer[i] for layer in layers)) for i, pooled in enumerate(out.pooler_output.split(counts))
         ]
 
     def hidden(

@@ -91,6 +91,4 @@ def _shares(bins: np.ndarray) -> np.ndarray:
 
 def _near(a: Patch, b: Patch) -> bool:
     """Whether the middles of two places lie within half of the smaller one."""
-    return (
-        abs(2 * a[0] + a[2] - 2 * b[0] - b[2]) < min(a[2], b[2]) and abs(2 * a[1] + a[3] - 2 * b[1] - b[3]) < min(a[3], b[3])
-    )
+    return abs(2 * a[0] + a[2] - 2 * b[0] - b[2]) < min(a[2], b[2]) and abs(2 * a[1] + a[3] - 2 * b[1] - b[3]) < min(a[3], b[3])

@@ -212,9 +212,7 @@ def reading_order(items: list[Item]) -> list[Item]:
     for item in sorted(items, key=lambda i: (i[1][1] + i[1][3], i[1][0])):
         _, box, _ = item
         first = rows[-1][0][1] if rows else None
-        near = first is not None and abs((box[1] + box[3]) - (first[1] + first[3])) < min(
-            box[3] - box[1], first[3] - first[1]
-        )
+        near = first is not None and abs((box[1] + box[3]) - (first[1] + first[3])) < min(box[3] - box[1], first[3] - first[1])
         if near:
             rows[-1].append(item)
         else:

@@ -37,9 +37,7 @@ def test_swapping_the_picture_moves_the_log_probs(model: Model, store: MediaStor
     assert check_vision(model, Renderer(model), store, tasks) > 1e-3
 
 
-def test_a_blind_policy_is_refused(
-    model: Model, store: MediaStore, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_blind_policy_is_refused(model: Model, store: MediaStore, tasks: list[Task], monkeypatch: pytest.MonkeyPatch) -> None:
     def blind(patches: Sequence[np.ndarray], grids: Sequence[tuple[int, int, int]]) -> list[Features]:
         return [Features(torch.zeros(r * c // 4, 128), (torch.zeros(r * c // 4, 128),)) for _, r, c in grids]
 

@@ -57,9 +57,7 @@ def test_a_question_gets_more_rollouts_until_its_vote_is_clear_and_its_group_is_
     assert list(served) == list(range(6)) and {s.answer.id for s in served.values()} == {questions.task(i).id for i in range(6)}
     judged = [s.judged for s in served.values() if s.judged]
     sizes = [len(one.group.trajectories) for one in judged]
-    assert set(sizes) <= {2, 4} and all(
-        size == 4 or one.verdict.margin >= 0.5 for size, one in zip(sizes, judged, strict=True)
-    )
+    assert set(sizes) <= {2, 4} and all(size == 4 or one.verdict.margin >= 0.5 for size, one in zip(sizes, judged, strict=True))
     assert all(t.rewards.keys() == {"vote", "invalid", "length", "duplicate"} for one in judged for t in one.group.trajectories)
     again = decode(encode(judged))
     assert [one.judgement for one in again] == [one.judgement for one in judged]
