@@ -90,8 +90,10 @@ class Experiment(ABC, Generic[C]):
         """Make what all cells need, before the first of them begins."""
 
     def keep(self, cell: C) -> None:
-        """Write what a finished cell came to into its file."""
+        """Write what a finished cell came to into its file; one that was made again, for others, keeps what is there."""
         path = self.file(cell)
+        if path.exists():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, (json.dumps(self.told(cell), indent=0) + "\n").encode())
 
@@ -150,8 +152,7 @@ class Experiment(ABC, Generic[C]):
                     print(f"failed: {cell}; see {self.log(cell)}", flush=True)
                     time.sleep(PAUSE)
                     continue
-                if not self.file(cell).exists():  # what was made again for others keeps the figures they were compared with
-                    self.keep(cell)
+                self.keep(cell)
                 self.gather()
                 ended += 1
                 left = len(waiting) + len(running)

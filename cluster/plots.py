@@ -176,7 +176,8 @@ def arms(rows: Sequence[Mapping[str, Any]]) -> str:
         for y, arm in enumerate(names):
             ax.scatter(found[arm], [y] * len(found[arm]), s=16, color=FAINT)
             ax.scatter([float(np.mean(found[arm]))] if found[arm] else [], [y] if found[arm] else [], s=34, color=LINE)
-        ax.axvline(found["sft"][0], color=SOFT, linewidth=1, linestyle="--")
+        for begun in found["sft"]:  # one, or more where it was trained again
+            ax.axvline(begun, color=SOFT, linewidth=1, linestyle="--")
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(max(1, len(names)) - 0.5, -0.5)
         ax.grid(True, axis="x", color="#eceff3")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,12 @@ ARMS: dict[str, tuple[str, ...]] = {
     "usage_bonus": ("learner.intrinsic.usage=0.5",),
 }  # fmt: skip
 """What changes `configs/rft.toml`; `sft_more` is imitation continued for as many CPU-seconds as `full` of its seed took."""
-SEEDS = {
-    ("early", "task"): 5, ("early", "full"): 5, ("early", "no_curiosity"): 5, ("early", "no_coherence"): 5,
-    ("early", "sft_more"): 3, ("early", "no_efficiency"): 3, ("early", "usage_bonus"): 3,
-    ("converged", "task"): 3, ("converged", "full"): 3,
-}  # fmt: skip
+SEEDS: dict[tuple[str, str], tuple[int, ...]] = {
+    **{("early", arm): (0, 1, 2, 3, 4) for arm in ("task", "full", "no_curiosity", "no_coherence")},
+    ("early", "no_efficiency"): (0, 1, 2),
+    **{("early", arm): (0, 2, 3) for arm in ("sft_more", "usage_bonus")},  # whose `full` went on from the same start
+    **{("converged", arm): (0, 1, 2) for arm in ("task", "full")},
+}
 N = 1000
 """Held-out questions a family."""
 
@@ -60,6 +62,7 @@ class Cell:
     start: str
     arm: str
     seed: int = 0
+    """Of a start: how often it had been trained before, on a machine that is gone, by the same command (`Rft.origin`)."""
 
     @property
     def name(self) -> str:
@@ -93,11 +96,31 @@ class Rft(Experiment[Cell]):
 
     def cells(self) -> list[Cell]:
         """The starts, then seed by seed every arm, `full` before the arm that may cost as much."""
+        starts = [Cell(start, "sft", again) for start in STARTS for again in range(max(1, self.trainings(start)))]
         order = sorted(SEEDS, key=lambda key: [*ARMS, "sft_more"].index(key[1]))
-        rest = [
-            Cell(start, arm, seed) for seed in range(max(SEEDS.values())) for start, arm in order if seed < SEEDS[start, arm]
-        ]
-        return [*(Cell(start, "sft") for start in STARTS), *rest]
+        rest = [Cell(start, arm, seed) for seed in range(5) for start, arm in order if seed in SEEDS[start, arm]]
+        return [*starts, *rest]
+
+    def trainings(self, start: str) -> int:
+        """How many different policies one start has been, so far as there are files of them."""
+        return next(again for again in count() if not self.file(Cell(start, "sft", again)).exists())
+
+    def origin(self, start: str) -> int:
+        """Which of these the one here is: machines round differently, so that one trained again need not be the same."""
+        here, known = packed(_outcomes(Cell(start, "sft"))), self.trainings(start)
+        for again in range(known):
+            if json.loads(self.file(Cell(start, "sft", again)).read_text())["items"].items() >= here.items():
+                return again
+        return known
+
+    def file(self, cell: Cell) -> Path:
+        """What is kept of a cell; each training of a start has a file."""
+        own = super().file(cell)
+        return own.with_stem(f"{own.stem}-{cell.seed}") if cell.arm == "sft" and cell.seed else own
+
+    def keep(self, cell: Cell) -> None:
+        """As what it is."""
+        super().keep(replace(cell, seed=self.origin(cell.start)) if cell.arm == "sft" else cell)
 
     def start(self, cell: Cell) -> Cell | None:
         """The imitation that an arm goes on from."""
@@ -113,7 +136,7 @@ class Rft(Experiment[Cell]):
 
     def told(self, cell: Cell) -> dict[str, Any]:
         """Its rows, and what came of each question."""
-        return {"rows": rows(cell), "items": {**_key(cell), **packed(_outcomes(cell))}}
+        return {"rows": rows(cell), "items": {**_key(cell), "origin": self.origin(cell.start), **packed(_outcomes(cell))}}
 
     def page(self, kept: dict[Cell, dict[str, Any]]) -> Path:
         """Tables, plots, and what became of the hypotheses."""
@@ -123,7 +146,8 @@ class Rft(Experiment[Cell]):
 
     def config(self, cell: Cell) -> RunConfig:
         """The config of one cell; all but starts need theirs finished, `sft_more` its seed's `full` too."""
-        own = [f"name={cell.name}", f"seed={cell.seed}", f"eval.n={N}", *HERE]
+        seed = 0 if cell.arm == "sft" else cell.seed
+        own = [f"name={cell.name}", f"seed={seed}", f"eval.n={N}", *HERE]
         begun = Cell(cell.start, "sft").root
         if cell.phase == "rft":
             made = load(CONFIGS / "rft.toml", [*own, *LONE, *ARMS[cell.arm]])

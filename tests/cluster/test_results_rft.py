@@ -68,6 +68,24 @@ def test_rows_items_and_page_of_what_is_finished(tmp_path: Path, monkeypatch: py
     assert Path("docs/results/rft.svg").read_bytes().startswith(b"<?xml")
 
 
+def test_a_start_that_was_lost_and_came_out_otherwise_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    start, once, again = Cell("early", "sft"), Cell("early", "full", 0), Cell("early", "full", 1)
+    for right, arm, gained in ((8, once, 16), (8, once, 20), (4, again, 16)):  # the second time it is the same
+        finish(start, right)
+        Rft().keep(start)
+        finish(arm, gained)
+        Rft().keep(arm)
+    assert Rft().config(Cell("early", "sft", 1)) == Rft().config(start)  # by the same command
+    rows = json.loads((Rft().gather(), Path("docs/results/rft.json").read_text())[1])
+    assert [(row["arm"], row["seed"], row["success"]) for row in rows if row["split"] == "heldout"] == [
+        ("sft", 0, 0.4), ("sft", 1, 0.2), ("full", 0, 0.8), ("full", 1, 0.8)]  # fmt: skip
+    items = [json.loads(Rft().file(cell).read_text())["items"] for cell in Rft().cells() if Rft().file(cell).exists()]
+    found = results_page.compared(items, results_page.HYPOTHESES[0])
+    assert found is not None and found.mean == pytest.approx(0.5)
+    assert "| early | full | 0% | +0.500 | 1.0000 |" in Path("docs/results/rft.md").read_text()
+
+
 def test_figures_can_be_made_from_the_items_alone() -> None:
     item = results_rft.packed([OUTCOME, replace(OUTCOME, fidelity=None, hops=(), redundant=())])
     assert results_page.values(item, "hop_rate").sum(0).tolist() == [1.0, 1.0]
