@@ -3,8 +3,8 @@
 Changed are the pixels of a rendered scene before they are encoded, all frames of a clip alike (noise falls anew on each).
 At severity s, with every u drawn once a scene, evenly from 0.75..1.25:
 
-lighting: a dim and warm lamp to the left. All light times 2 ^ -su, red times 2 ^ (su' / 2) and blue 2 ^ -(su' / 2), and from
-left to right once more times 1 .. 2 ^ -su''. One light for all scenes but for its spread, so that there is something
+lighting: a dim and warm lamp to the left. All light times 2 ^ -(su / 2), red times 2 ^ (su' / 4) and blue 2 ^ -(su' / 4), and
+from left to right once more times 1 .. 2 ^ -(su'' / 2). One light for all scenes but for its spread, so that there is something
 to adapt to. motion: the mean along a straight line of 0.025 s of the width (11 pixels of
 448, 6 of 224) in a random direction. noise: Gaussian, of 60 s grey levels (of 255) standard deviation, every pixel and
 channel by itself. overlay: a code that is not the answer, written as captions are (white with a black edge) above or below
@@ -23,7 +23,7 @@ from pixelis.actors.scene import FONT, STROKE, Item, Pixels, draw_code, make_rng
 
 Name = Literal["lighting", "motion", "noise", "overlay"]
 NAMES: tuple[Name, ...] = get_args(Name)
-DIM, WARM, FALL = 1.0, 0.5, 1.0  # stops at severity 1: of all light, of red up and blue down, and from left to right
+DIM, WARM, FALL = 0.5, 0.25, 0.5  # stops at severity 1: of all light, of red up and blue down, and from left to right
 SPREAD = 0.25  # of a scene's light around these
 LENGTH = 0.025  # of the width
 DEVIATION = 60.0  # grey levels
