@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ import numpy as np
 
 from pixelis.actors.score import Outcome, figures
 from pixelis.actors.world import FAMILIES
-from pixelis.cluster.cells import Experiment
 from pixelis.cluster.config import CONFIGS, RunConfig, load
 from pixelis.cluster.evaluate import read_outcomes
+from pixelis.cluster.origins import Origins
 from pixelis.cluster.results import equal_steps
 from pixelis.cluster.results_page import write_page
 from pixelis.cluster.run import RUNS, train
@@ -62,7 +61,7 @@ class Cell:
     start: str
     arm: str
     seed: int = 0
-    """Of a start: how often it had been trained before, on a machine that is gone, by the same command (`Rft.origin`)."""
+    """Of `sft`: how often it had been trained before, by the same command on machines that are gone (`cluster/origins.py`)."""
 
     @property
     def name(self) -> str:
@@ -88,7 +87,7 @@ class Cell:
         return f"{self.arm} from {self.start}, seed {self.seed}"
 
 
-class Rft(Experiment[Cell]):
+class Rft(Origins[Cell]):
     """What CC-RFT and its parts are worth: 37 cells. The same command goes on where it stopped."""
 
     module = "pixelis.cluster.results_rft"
@@ -96,31 +95,9 @@ class Rft(Experiment[Cell]):
 
     def cells(self) -> list[Cell]:
         """The starts, then seed by seed every arm, `full` before the arm that may cost as much."""
-        starts = [Cell(start, "sft", again) for start in STARTS for again in range(max(1, self.trainings(start)))]
         order = sorted(SEEDS, key=lambda key: [*ARMS, "sft_more"].index(key[1]))
         rest = [Cell(start, arm, seed) for seed in range(5) for start, arm in order if seed in SEEDS[start, arm]]
-        return [*starts, *rest]
-
-    def trainings(self, start: str) -> int:
-        """How many different policies one start has been, so far as there are files of them."""
-        return next(again for again in count() if not self.file(Cell(start, "sft", again)).exists())
-
-    def origin(self, start: str) -> int:
-        """Which of these the one here is: machines round differently, so that one trained again need not be the same."""
-        here, known = packed(_outcomes(Cell(start, "sft"))), self.trainings(start)
-        for again in range(known):
-            if json.loads(self.file(Cell(start, "sft", again)).read_text())["items"].items() >= here.items():
-                return again
-        return known
-
-    def file(self, cell: Cell) -> Path:
-        """What is kept of a cell; each training of a start has a file."""
-        own = super().file(cell)
-        return own.with_stem(f"{own.stem}-{cell.seed}") if cell.arm == "sft" and cell.seed else own
-
-    def keep(self, cell: Cell) -> None:
-        """As what it is."""
-        super().keep(replace(cell, seed=self.origin(cell.start)) if cell.arm == "sft" else cell)
+        return [*self.all_makings([Cell(start, "sft") for start in STARTS]), *rest]
 
     def start(self, cell: Cell) -> Cell | None:
         """The imitation that an arm goes on from."""
@@ -136,7 +113,12 @@ class Rft(Experiment[Cell]):
 
     def told(self, cell: Cell) -> dict[str, Any]:
         """Its rows, and what came of each question."""
-        return {"rows": rows(cell), "items": {**_key(cell), "origin": self.origin(cell.start), **packed(_outcomes(cell))}}
+        return {"rows": rows(cell), "items": self.items(cell)}
+
+    def items(self, cell: Cell) -> dict[str, Any]:
+        """Which it is, the start that it went on from, and what came of each question."""
+        origin = cell if cell.arm == "sft" else self.origin(Cell(cell.start, "sft"))
+        return {**_key(cell), "origin": origin.seed, **packed(_outcomes(cell))}
 
     def page(self, kept: dict[Cell, dict[str, Any]]) -> Path:
         """Tables, plots, and what became of the hypotheses."""

@@ -19,9 +19,9 @@ from pixelis.actors.shift import Shift
 from pixelis.actors.stream import marks, read_answers, read_keys
 from pixelis.actors.world import NO_SHIFT
 from pixelis.cluster import results_rft, ttrl_page
-from pixelis.cluster.cells import Experiment
 from pixelis.cluster.config import CONFIGS, RunConfig, load
 from pixelis.cluster.evaluate import Questions, evaluate
+from pixelis.cluster.origins import Origins
 from pixelis.cluster.results_rft import HERE, LONE
 from pixelis.cluster.run import RUNS, train
 from pixelis.cluster.stream import render
@@ -89,6 +89,7 @@ class Cell:
     arm: str
     lr: float = 0.0
     seed: int = 0
+    """Of `none`: how many other start policies it was told of before, on machines that are gone (`cluster/origins.py`)."""
 
     @property
     def name(self) -> str:
@@ -119,7 +120,7 @@ def grids() -> list[tuple[str, str, tuple[float, ...], int]]:
     return [*both, *parts, *switch, *margin, *last, *(("endurance", arm, (LR,), 2) for arm in ("full", "unsafe"))]
 
 
-class Ttrl(Experiment[Cell]):
+class Ttrl(Origins[Cell]):
     """What test-time training is worth under shifts. The same command goes on where it stopped."""
 
     module = "pixelis.cluster.results_ttrl"
@@ -128,7 +129,8 @@ class Ttrl(Experiment[Cell]):
     def cells(self) -> list[Cell]:
         """`none` of each stream, then seed by seed every arm."""
         every = [Cell(stream, arm, lr, seed) for stream, arm, lrs, seeds in grids() for seed in range(seeds) for lr in lrs]
-        return [*(Cell(stream, "none") for stream in STREAMS), *sorted(dict.fromkeys(every), key=lambda cell: cell.seed)]
+        starts = self.all_makings([Cell(stream, "none") for stream in STREAMS])
+        return [*starts, *sorted(dict.fromkeys(every), key=lambda cell: cell.seed)]
 
     def start(self, cell: Cell) -> Cell | None:
         """What has rendered its stream."""
@@ -169,26 +171,35 @@ class Ttrl(Experiment[Cell]):
         ]  # fmt: skip
         return replace(load(CONFIGS / "ttrl.toml", [*own, *HERE, *LONE, *ARMS[cell.arm]]), start=str(results_rft.started()))
 
+    def items(self, cell: Cell) -> dict[str, Any]:
+        """A digit for what came of each question: unseen and clean ones, and of what learned those it served."""
+        items = {name: _digits(_marks(cell, name)) for name in ("unseen", "clean")}
+        if cell.arm == "none":
+            return items
+        once = read_keys(_key(cell.stream, cell.seed))
+        rounds = range(2, STREAMS[cell.stream].rounds + 1)
+        again = [replace(key, id=f"{key.id}@{number}") for number in rounds for key in once]
+        right, sure = marks([*once, *again], read_answers(cell.root / "answers.jsonl"))
+        return {**items, "served": _digits(right), "sure": _digits(sure)}
+
     def told(self, cell: Cell) -> dict[str, Any]:
-        """Its row, and a digit for what came of each question."""
-        unseen, clean = (json.loads((cell.root / f"{name}.json").read_text()) for name in ("unseen", "clean"))
-        stream = STREAMS[cell.stream]
+        """Its row, which start policy it went on from, and what came of each question."""
+        unseen, clean = _marks(cell, "unseen"), _marks(cell, "clean")
+        last = STREAMS[cell.stream].last
         row: dict[str, Any] = {
-            "arm": cell.arm, "stream": cell.stream, "severity": stream.last.severity, "seed": cell.seed, "lr": cell.lr,
+            "arm": cell.arm, "stream": cell.stream, "severity": last.severity, "seed": cell.seed, "lr": cell.lr,
             "n": len(unseen), "updates": 0, "success_unseen": float(np.mean(unseen)), "success_clean": float(np.mean(clean)),
         }  # fmt: skip
-        items = {"unseen": _digits(unseen), "clean": _digits(clean)}
         if cell.arm == "none":
-            found = [ceiling(family, "heldout", CEILING, stream.last) for family in FAMILIES]
+            found = [ceiling(family, "heldout", CEILING, last) for family in FAMILIES]
             quiet = dict.fromkeys(("kl_median", "kl_p95", "under", "inside", "over", "abstain_rate"))
-            return {"rows": [{**row, "ceiling": float(np.mean(found)), **quiet, "rollbacks": 0}], "items": items}
-        [base] = json.loads(self.file(Cell(cell.stream, "none")).read_text())["rows"]
-        once = read_keys(_key(cell.stream, cell.seed))
-        again = [replace(key, id=f"{key.id}@{number}") for number in range(2, stream.rounds + 1) for key in once]
-        right, sure = marks([*once, *again], read_answers(cell.root / "answers.jsonl"))
+            row |= {"ceiling": float(np.mean(found)), **quiet, "rollbacks": 0}
+            return {"rows": [row], "items": self.items(cell), "origin": cell.seed}
+        origin = self.origin(Cell(cell.stream, "none"))
+        [base] = json.loads(self.file(origin).read_text())["rows"]
         row |= {"ceiling": base["ceiling"], **drift(cell.root, self.config(cell))}
-        items |= {"served": _digits(right), "sure": _digits(sure)}
-        return {"rows": [row], "items": items, "cpu_s": read_summary(cell.root)["phases"]["ttrl"]["cpu_s"]}
+        cpu_s = read_summary(cell.root)["phases"]["ttrl"]["cpu_s"]
+        return {"rows": [row], "items": self.items(cell), "origin": origin.seed, "cpu_s": cpu_s}
 
 
 def drift(root: Path, config: RunConfig) -> dict[str, Any]:
@@ -217,6 +228,11 @@ def _questions(stream: str, seed: int) -> Path:
 
 def _key(stream: str, seed: int) -> Path:
     return RUNS / f"results-ttrl-{stream}-{seed}.key.jsonl"
+
+
+def _marks(cell: Cell, name: str) -> list[int]:
+    marked: list[int] = json.loads((cell.root / f"{name}.json").read_text())
+    return marked
 
 
 def _digits(values: Sequence[Any]) -> str:

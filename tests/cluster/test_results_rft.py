@@ -36,7 +36,8 @@ def test_arms_differ_in_what_they_are_named_after(tmp_path: Path, monkeypatch: p
     assert 12_000 <= rollouts < 12_128
 
 
-def test_a_cell_comes_after_what_it_needs() -> None:
+def test_a_cell_comes_after_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no start has been lost
     order = Rft().cells()
     assert len(order) == len(set(order)) == 37
     for cell in order:

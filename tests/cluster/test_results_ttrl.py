@@ -25,7 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def finish(cell: Cell, unseen: float, clean: float = 0.9, kl: float = 0.1, of: int = 100) -> None:
     """A finished cell as it leaves its run, as far as its row is made of it: every fifth question abstained from."""
-    cell.root.mkdir(parents=True)
+    cell.root.mkdir(parents=True, exist_ok=True)
     for name, share in (("unseen", unseen), ("clean", clean)):
         (cell.root / f"{name}.json").write_text(json.dumps([int(i < share * of) for i in range(of)]))
     if cell.arm == "none":
@@ -82,6 +82,21 @@ def test_rows_and_page_of_what_is_finished() -> None:
     assert "| 50% | yes |" in page
     assert page.count("not yet") == len(ttrl_page.HYPOTHESES) - 3
     assert (made.out.with_suffix(".svg")).read_bytes().startswith(b"<?xml")
+
+
+def test_gains_are_over_the_start_that_an_arm_went_on_from() -> None:
+    made, arms = Ttrl(), [Cell("lighting", "full", LR, seed) for seed in (0, 1)]
+    for none, arm in zip((0.6, 0.5), arms, strict=True):  # the start policy was lost, and made again it is another
+        (NONE.root / "unseen.json").unlink(missing_ok=True)
+        (NONE.root / "clean.json").unlink(missing_ok=True)
+        finish(NONE, none)
+        made.keep(NONE)
+        finish(arm, 0.8)
+        made.keep(arm)
+    page = made.gather().read_text()
+    assert [(row["arm"], row["seed"]) for row in json.loads(made.out.read_text())] == [
+        ("none", 0), ("none", 1), ("full", 0), ("full", 1)]  # fmt: skip
+    assert "unseen, full less none, lighting | +0.250 [" in page and "| 56% | yes |" in page
 
 
 def test_a_folder_that_is_revisited_has_one_answer_a_round() -> None:
