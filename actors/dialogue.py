@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from pixelis.actors.clip import avi
 from pixelis.actors.foreign import Mapper, Unmapped
-from pixelis.actors.traces import TraceLine, mistyped
+from pixelis.actors.questions import mistyped
+from pixelis.actors.traces import TraceLine
 from pixelis.memory.task import AnswerType
 from pixelis.tools.call import ToolFailure, parse_call
 from pixelis.tools.decode import MediaError

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pixelis.memory.task import AnswerType, Evidence, GoldTask, Task
 from pixelis.tools.media import MediaError, MediaStore
@@ -38,6 +39,13 @@ class Line(BaseModel):
     """Where it can be seen: see `memory.task.Evidence`."""
     id: str = ""
     family: str = "task"
+
+    @field_validator("question")
+    @classmethod
+    def _asks(cls, question: str) -> str:
+        if not question.strip():
+            raise ValueError("it is blank")
+        return question
 
 
 LineT = TypeVar("LineT", bound=Line)
@@ -96,12 +104,14 @@ class QuestionFile:
         return None
 
     def check(self, index: int) -> str | None:
-        """What is wrong with a question's media and evidence; nothing is kept of them."""
+        """What is wrong with a question's media, its evidence or the kind of its answer; nothing is kept of them."""
         try:
             self._checked(index, MediaStore(limits=self.store.limits))
         except TaskError as error:
             return str(error)
-        return None
+        line = self._lines[index]
+        wrong = mistyped(line.answer, line.answer_type) if line.answer is not None else None
+        return wrong and f"{self.where(index)}: {wrong}"
 
     def _checked(self, index: int, store: MediaStore) -> tuple[Task, Evidence]:
         line, where = self._lines[index], self.where(index)
@@ -129,6 +139,24 @@ class Unanswered(QuestionFile):
     def __init__(self, path: Path, store: MediaStore) -> None:
         super().__init__(path, store)
         self._lines = [line.model_copy(update={"answer": None, "evidence": {}}) for line in self._lines]
+
+
+def mistyped(answer: str, kind: AnswerType) -> str | None:
+    """Why an answer is none of its type.
+
+    Example:
+        >>> mistyped("three", "number"), mistyped("1,200", "number"), mistyped("(b)", "choice")
+        ("answer 'three' is no number", None, None)
+    """
+    if kind == "choice":
+        letter = answer.strip(" ().:")
+        return None if len(letter) == 1 and letter.isalpha() else f"answer {answer!r} is not the letter of a choice"
+    if kind == "number":
+        try:
+            return None if math.isfinite(float(answer.replace(",", ""))) else f"answer {answer!r} is no finite number"
+        except ValueError:
+            return f"answer {answer!r} is no number"
+    return None if answer.strip() else "the answer is blank"
 
 
 def read(path: Path, kind: type[LineT]) -> list[LineT]:

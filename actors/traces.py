@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pixelis.actors.questions import Line, QuestionFile
+from pixelis.actors.questions import Line, QuestionFile, mistyped
 from pixelis.actors.score import fidelity
 from pixelis.actors.teacher import Speaker, Step
-from pixelis.memory.task import AnswerType, Evidence, GoldTask
+from pixelis.memory.task import Evidence, GoldTask
 from pixelis.memory.trajectory import Turn
 from pixelis.tools.call import ToolCall, ToolResult, compact
 from pixelis.tools.handle import Workspace
@@ -193,24 +192,6 @@ def play(speaker: Speaker, workspace: Workspace, toolbox: Toolbox) -> tuple[list
             if results[-1].failure is not None and results[-1].failure.cls == "infra":
                 break
     return steps, results
-
-
-def mistyped(answer: str, kind: AnswerType) -> str | None:
-    """Why an answer is none of its type.
-
-    Example:
-        >>> mistyped("three", "number"), mistyped("1,200", "number"), mistyped("(b)", "choice")
-        ("answer 'three' is no number", None, None)
-    """
-    if kind == "choice":
-        letter = answer.strip(" ().:")
-        return None if len(letter) == 1 and letter.isalpha() else f"answer {answer!r} is not the letter of a choice"
-    if kind == "number":
-        try:
-            return None if math.isfinite(float(answer.replace(",", ""))) else f"answer {answer!r} is no finite number"
-        except ValueError:
-            return f"answer {answer!r} is no number"
-    return None if answer.strip() else "the answer is blank"
 
 
 def agreement(result: ToolResult, step: TraceStep, evidence: Evidence, workspace: Workspace) -> float | None:

@@ -110,10 +110,11 @@ def _rollouts(folder: Path) -> dict[tuple[str, Version], list[Trajectory]]:
 def command(run: Path) -> bool:
     """`pixelis audit`: a table, what is wrong, and whether nothing is."""
     accounts = audit(run)
-    table = Table("phase", "stored", "trained", "dropped", "pending", "balance")
+    table = Table("phase", "stored", "trained", "dropped", "pending", "trained again", "balance")
     for phase, one in accounts.items():
         why = ", ".join(f"{count} {reason}" for reason, count in one.dropped.items()) or "0"
-        table.add_row(phase, *map(str, (one.stored, one.trained, why, one.pending)), "ok" if one.balanced else "WRONG")
+        counts = one.stored, one.trained, why, one.pending, one.stood_in
+        table.add_row(phase, *map(str, counts), "ok" if one.balanced else "WRONG")
     console = Console()
     console.print(table)
     for phase, one in accounts.items():

@@ -118,6 +118,8 @@ class Update:
     figures: dict[str, float]
     trained: tuple[Place, ...] = ()
     dropped: dict[str, tuple[Place, ...]] = field(default_factory=dict)
+    stood_in: tuple[str, ...] = ()
+    """Trajectories of earlier steps that entered it once more, by id."""
     entries: tuple[Entry, ...] = ()
     """For the journal (phase `ttrl` only)."""
 

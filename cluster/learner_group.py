@@ -106,7 +106,7 @@ class LearnerPart:
             figures["dropped_stale"] = float(len(stale))
         gone = {place for places in dropped.values() for place in places}
         trained: list[Place] = [place for held in fresh for place in held.places if place not in gone]
-        return Update(figures, tuple(trained), dropped, tuple(self.learner.entries))
+        return Update(figures, tuple(trained), dropped, self.learner.stood_in, tuple(self.learner.entries))
 
     def rehearse(self, groups: bytes) -> None:
         """See `Learner.rehearse`."""

@@ -223,7 +223,7 @@ class Loop:
     def _entries(self, updates: Sequence[Update]) -> list[Stepped]:
         first = self.step - len(updates) + 1
         epoch = self.published.version[0]
-        return [Stepped(epoch, first + i, u.trained, u.dropped) for i, u in enumerate(updates)]
+        return [Stepped(epoch, first + i, u.trained, u.dropped, u.stood_in) for i, u in enumerate(updates)]
 
     def _numbered(
         self, figures: list[dict[str, float]], receipt: Receipt, times: Mapping[str, float]

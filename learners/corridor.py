@@ -37,7 +37,11 @@ class CorridorSettings:
     probes: int = 64
     """Trajectories, the first that were stored, on which the KL of every update is measured."""
     undos: int = 10
-    """Times that one update is undone and tried again; then RFT ends, and TTRL goes on without the questions."""
+    """Times in a row that one update is undone before RFT ends, and TTRL goes on without the questions; 1: not tried again."""
+
+    def __post_init__(self) -> None:
+        if self.undos < 1:
+            raise ValueError(f"undos = {self.undos}: an update beyond the corridor is undone once at least")
 
 
 class Corridor:

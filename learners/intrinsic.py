@@ -56,7 +56,8 @@ class Intrinsic:
     def rewards(
         self, of: Mapping[Place, Trajectory], reads: Mapping[Place, Read]
     ) -> tuple[dict[Place, float], dict[str, float]]:
-        """What each trajectory earned in all, and figures: components' means raw and scaled, the head's loss, an alarm.
+        """What each trajectory earned in all, and figures: components' means raw and scaled, those that the rollouts were
+        paid for already as they were, the head's loss, an alarm.
 
         `reads` are needed for coherence only.
         """
@@ -68,12 +69,18 @@ class Intrinsic:
         if self.coherence:
             again = [repeated(steps(t)) for t in trajectories]
             earned["coherence"] = self.coherence.earned([reads[place].steps for place in of], again)
-        total = np.array([sum(t.rewards.values()) for t in trajectories]) + self._usage(of)
         weights = {"curiosity": self.settings.curiosity, "coherence": self.settings.coherence}
+        total = np.array([sum(t.rewards.values()) for t in trajectories], float)
         for name, pairs in earned.items():
             raw, scaled = np.array(pairs).T
             total += weights[name] * scaled
             figures |= self._told(name, raw, weights[name] * scaled)
+        if self.settings.usage:
+            raw = self._usage(of)
+            total += self.settings.usage * raw
+            figures |= self._told("usage", raw, self.settings.usage * raw)
+        for name in dict.fromkeys(name for t in trajectories for name in t.rewards):  # costs may well be 0: no alarm
+            figures[f"{name}_scaled"] = float(np.mean([t.rewards.get(name, 0.0) for t in trajectories]))
         return dict(zip(of, np.clip(total, -TOTAL, TOTAL).tolist(), strict=True)), figures
 
     def _usage(self, of: Mapping[Place, Trajectory]) -> np.ndarray:
@@ -81,7 +88,7 @@ class Intrinsic:
         used = np.array([t.n_valid > 0 for t in of.values()], float)
         group = np.array([number for number, _ in of])
         share = np.array([used[group == number].mean() for number in group])
-        return self.settings.usage * used * np.maximum(0.0, self.settings.usage_share - share)
+        return used * np.maximum(0.0, self.settings.usage_share - share)
 
     def _told(self, name: str, raw: np.ndarray, scaled: np.ndarray) -> dict[str, float]:
         """Figures of one component; `constant` is 1 once it has not differed for WATCHED updates."""

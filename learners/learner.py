@@ -142,6 +142,8 @@ class Learner:
         self._take()
         self.left_out: dict[str, list[Place]] = {}
         """What the last update did not learn from, by reason: (group, trajectory in it) by position."""
+        self.stood_in: tuple[str, ...] = ()
+        """Trajectories that the last update learned from a second time, by id."""
         self.entries: list[Entry] = []
         """What the last update decided, for the journal (`ttrl`)."""
 
@@ -201,12 +203,13 @@ class Learner:
         plain = [one.group if isinstance(one, Judged) else one for one in groups]
         questions = self.ttrl.questions(judged, self.version[1]) if self.ttrl else None
         self.entries = questions.refused(judged) if questions else []
+        self.stood_in = ()
         samples, figures = self._asked(plain, questions) if questions else self._admit(plain)
         if not samples:
             return {**figures, "skipped": 1.0}
         before = Snapshot(self.parameters, self.optimizer) if self._watched(samples) else None
         draft = self._draft(questions, samples, before is not None) if questions else None
-        for attempt in range(self.settings.corridor.undos + 1):
+        for attempt in range(self.settings.corridor.undos):
             beta, share = self.corridor.attempt(attempt)
             told = self._gradient(samples, beta)
             norm, beside = (clip(some, self.settings.clip) for some in self._clipped)
@@ -382,6 +385,7 @@ class Learner:
             reads = self._read({place: whole[place] for place in credit})
         samples = [Sample(whole[place], earned, place, reads[place]) for place, earned in credit.items()]
         again = self._again(len({group for group, _ in self.left_out["uniform"]})) if credit else []
+        self.stood_in = tuple(s.trajectory.id for s in again)
         return samples + again, {**figures, "groups_refilled": float(len({s.place[0] for s in again}))}
 
     def _asked(self, groups: Sequence[Group], questions: Questions) -> tuple[list[Sample], dict[str, float]]:
@@ -584,6 +588,6 @@ def _groups(samples: Sequence[Sample], step: int) -> list[Kept]:
 
 def _lost(figures: Mapping[str, float], kl: float, settings: CorridorSettings) -> str:
     return (
-        f"{settings.undos + 1} times in a row an update took the probes' KL beyond {BEYOND * settings.high:g} nats a token, "
+        f"{settings.undos} times in a row an update took the probes' KL beyond {BEYOND * settings.high:g} nats a token, "
         f"the last to {kl:.3f}, beta being {figures['beta']:.3g}: lower learner.lr, or widen learner.corridor"
     )

@@ -2,7 +2,8 @@
 
 Weights have a lineage: a run that goes on from a checkpoint begins a new epoch there, and steps that came after that
 checkpoint are void, with what they trained on. `lineage` reads the ledger that way; `account` proves that every stored
-trajectory stands in it exactly once: trained, dropped with a reason, or pending.
+trajectory stands in it exactly once: trained, dropped with a reason, or pending. One that was trained may stand in once more
+for another that was dropped.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Stepped:
     step: int
     trained: tuple[Place, ...]
     dropped: dict[str, tuple[Place, ...]] = field(default_factory=dict)
+    stood_in: tuple[str, ...] = ()
+    """Trajectories of earlier steps that entered once more, for groups without contrast, by id (paper 5.9)."""
 
 
 Entry = Began | Stored | Stepped
@@ -112,6 +115,8 @@ class Account:
     trained: int
     dropped: dict[str, int]
     pending: int
+    stood_in: int = 0
+    """Trained a second time, for one without contrast."""
     wrong: tuple[str, ...] = ()
     """Lost, trained twice, or in two places: one line each."""
 
@@ -127,6 +132,7 @@ def account(records: Mapping[RecordId, Record], entries: Sequence[Entry], once: 
     alive = lineage(entries)
     steps = [e for e in alive if isinstance(e, Stepped)]
     trained = Counter(place for step in steps for place in step.trained)
+    stood_in = Counter(name for step in steps for name in step.stood_in)
     left_out = [
         (place, why)
         for e in alive
@@ -143,6 +149,7 @@ def account(records: Mapping[RecordId, Record], entries: Sequence[Entry], once: 
     wrong += [f"record {n} was acknowledged and is lost" for n in sorted(told_of - records.keys())]
     wrong += [f"{place} is in the ledger and in no shard" for place in (set(trained) | set(told)) - stored]
     wrong += [f"{place} was trained {n} times" for place, n in trained.items() if once and n > 1]
+    wrong += [f"{name} stood in {n} times" for name, n in stood_in.items() if n > 1]
     wrong += [f"{place} was dropped {n} times" for place, n in told.items() if n > 1]
     wrong += [f"{place} was trained and dropped" for place in set(trained) & set(told)]
     pending = stored - set(trained) - set(told)
@@ -151,7 +158,7 @@ def account(records: Mapping[RecordId, Record], entries: Sequence[Entry], once: 
     dropped = Counter(why for _, why in left_out) + Counter({"evicted": len(evicted)})
     if once:
         wrong += _jumped(records, pending, set(trained))
-    return Account(len(stored), len(trained), dict(dropped), len(pending), tuple(wrong))
+    return Account(len(stored), len(trained), dict(dropped), len(pending), len(stood_in), tuple(wrong))
 
 
 def _jumped(records: Mapping[RecordId, Record], pending: set[Place], trained: set[Place]) -> list[str]:
@@ -170,6 +177,7 @@ def _decoded(raw: dict[str, Any]) -> Any:
         raw["version"] = tuple(raw["version"])
     if "trained" in raw:
         raw["trained"] = _places(raw["trained"])
+        raw["stood_in"] = tuple(raw.get("stood_in", ()))
     if "dropped" in raw:
         raw["dropped"] = {why: _places(places) for why, places in raw["dropped"].items()}
     return kind(**raw)

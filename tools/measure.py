@@ -111,6 +111,19 @@ def anls(read: str, golds: str | list[str], floor: float = 0.5) -> float:
     return best if best >= floor else 0.0
 
 
+def mra(said: float, gold: float) -> float:
+    """Mean relative accuracy of a number (VSI-Bench): over th = .50, .55 .. .95, the share for which the relative error is
+    below 1 - th. A gold 0 is right or wrong.
+
+    Example:
+        >>> mra(9, 10)
+        0.8
+    """
+    error = abs(said - gold) / abs(gold) if gold else float(said != gold)
+    bounds = [round(0.05 * k, 2) for k in range(1, 11)]  # 1 - th, free of rounding: an error on a bound is not below it
+    return sum(error < bound for bound in bounds) / len(bounds)
+
+
 def exact(read: str, gold: str) -> bool:
     """Equal but for case and white space around and between words."""
     return " ".join(read.split()).casefold() == " ".join(gold.split()).casefold()

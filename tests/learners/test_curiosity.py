@@ -1,6 +1,7 @@
 """Curiosity: what pays, what does not, and that the head learns (paper, section 15)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,28 @@ def test_only_calls_that_worked_and_are_new_pay(model: Model, store: MediaStore,
     (one, _), (two, _), (bad, _), (none, _) = mine.earned([once, twice, failed, silent])[0]
     assert one > 0 and bad == none == 0
     assert two == pytest.approx(one / 2)  # a mean over calls: the repetition counts, and pays nothing
+
+
+def test_what_the_policy_did_wrong_and_what_came_too_late_pay_nothing(
+    model: Model, store: MediaStore, play: Callable[..., Trajectory]
+) -> None:
+    """And count in the mean, so that a failed call costs what the others earned."""
+    good = play(("SEG", BOX, "K7P"), ("OCR", BOX, "bad"))
+    mine = curiosity(model, store)
+    mine.learn = lambda fresh: 0.0  # type: ignore[method-assign]
+    for failure in (Failure("policy", "bad_arguments"), Failure("tool", "timeout")):
+        ended = replace(good.turns[1], result=ToolResult(False, "OCR", failure=failure))
+        [(raw, _), (lone, _)] = mine.earned(
+            [replace(good, turns=(good.turns[0], ended, good.turns[2])), play(("SEG", BOX, "K7P"))]
+        )[0]
+        assert raw == pytest.approx(lone / 2) and lone > 0
+
+
+def test_curiosity_is_measured_before_the_head_learns(model: Model, store: MediaStore, play: Callable[..., Trajectory]) -> None:
+    some, mine, still = [play(("SEG", BOX, "K7P"))], curiosity(model, store), curiosity(model, store)
+    still.learn = lambda fresh: 0.0  # type: ignore[method-assign]
+    assert mine.earned(some)[0] == still.earned(some)[0]
+    assert mine.earned(some)[0][0][0] < still.earned(some)[0][0][0]
 
 
 def test_the_scale_is_each_operations_own_and_bounded(model: Model, store: MediaStore, play: Callable[..., Trajectory]) -> None:

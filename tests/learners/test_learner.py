@@ -172,10 +172,14 @@ def test_a_group_with_contrast_stands_in_once_for_one_without(model: Model, stor
     only = IntrinsicSettings(curiosity=0.0, coherence=0.0)
     settings = LearnerSettings(loss="grpo", lr=1e-4, warmup=1, intrinsic=only, corridor=OPEN)
     learner = Learner(model, store, settings)
-    told = [learner.update(groups) for groups in ([contrast(model, store)], [alike, alike, contrast(model, store)], [alike])]
+    told, stood_in = [], []
+    for groups in ([contrast(model, store)], [alike, alike, contrast(model, store)], [alike]):
+        told.append(learner.update(groups))
+        stood_in.append(learner.stood_in)
+    assert stood_in == [(), tuple(t.id for t in contrast(model, store).trajectories), ()]
     assert [figures["groups_refilled"] for figures in told] == [0.0, 1.0, 0.0]  # and with nothing new there is no step
     assert [figures["skipped"] for figures in told] == [0.0, 0.0, 1.0]
-    assert learner.left_out["uniform"] == [(0, 0), (0, 1)]
+    assert learner.left_out["uniform"] == [(0, 0), (0, 1)] and learner.stood_in == ()
     lone = Learner(nano.build(seed=1), store, replace(settings, grpo=replace(settings.grpo, refill=0)))
     lone.update([contrast(model, store)])
     assert lone.update([alike, contrast(model, store)])["groups_refilled"] == 0.0
@@ -235,7 +239,7 @@ def test_undone_again_and_again_the_run_ends_where_it_was(model: Model, store: M
     corridor = CorridorSettings(low=0.0, high=1e-15, undos=3)
     learner = Learner(model, store, LearnerSettings(loss="grpo", lr=0.1, warmup=1, corridor=corridor))
     before = state(model)
-    with pytest.raises(CorridorError, match=r"4 times in a row .* lower learner\.lr"):
+    with pytest.raises(CorridorError, match=r"3 times in a row .* lower learner\.lr"):
         learner.update([contrast(model, store)])
     assert all(torch.equal(before[name], p) for name, p in model.net.named_parameters())
     assert learner.version == (0, 0)

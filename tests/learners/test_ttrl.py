@@ -34,7 +34,7 @@ from pixelis.tools.media import MediaStore
 from tests.learners.questions import asked, question, rollouts
 from tests.learners.test_learner import contrast, episode, score_of, state, token_logprobs
 
-EDGES = CorridorSettings(low=0.1, high=0.2, window=2, undos=2)
+EDGES = CorridorSettings(low=0.1, high=0.2, window=2, undos=3)
 SETTINGS = LearnerSettings(loss="ttrl", lr=1e-4, warmup=1, train_vision=True, corridor=EDGES)
 PROBED = probed("ema")
 

@@ -60,6 +60,14 @@ def test_every_trajectory_stands_once() -> None:
     assert account({}, [], once=True).balanced
 
 
+def test_what_stood_in_is_counted_and_may_do_so_once() -> None:
+    entries = [*WHOLE, replace(stepped(0, 3, 2), stood_in=("a", "b"))]
+    found = account(RECORDS, entries, once=True)
+    assert found.balanced and (found.trained, found.stood_in) == (5, 2)
+    twice = account(RECORDS, [*entries, replace(stepped(0, 4, 3), stood_in=("b",))], once=True)
+    assert twice.wrong == ("b stood in 2 times",)
+
+
 def test_steps_after_the_checkpoint_that_a_later_epoch_goes_on_from_are_void() -> None:
     entries = [*WHOLE, Began((1, 1), 1, lost(3, 0, 1)), stepped(1, 2, 1)]
     assert [e.step for e in lineage(entries) if isinstance(e, Stepped)] == [1, 2]

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixelis.tools.measure import anls, box_iou, cer, exact, found_again, hota, mask_iou, success, t_iou
+from pixelis.tools.measure import anls, box_iou, cer, exact, found_again, hota, mask_iou, mra, success, t_iou
 
 RECTANGLE = st.tuples(*[st.integers(0, 50)] * 4).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
 
@@ -12,6 +12,7 @@ def test_golden_values() -> None:
     assert box_iou((0, 0, 50, 50), (20, 20, 70, 70)) == pytest.approx(0.2195, abs=5e-5)
     assert anls("12.450", "12,450") == pytest.approx(0.8333, abs=5e-5)
     assert anls("dog", "cat") == 0
+    assert mra(9, 10) == 0.8 and mra(10, 10) == 1 and mra(5, 10) == mra(1, 0) == 0  # an error on a bound is not below it
     assert t_iou((2, 9), (4, 12)) == 0.5
     assert cer("K7P", "K7P") == 0 and cer("K7", "K7P") == pytest.approx(1 / 3) and cer("abcdef", "ab") == 2
 
