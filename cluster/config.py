@@ -131,7 +131,7 @@ class StopSettings:
 
     steps: int = 100
     gate: float = 0.0
-    """Success over all families at which to stop; 0 for no gate."""
+    """Success over all families of PixelWorld at which to stop; 0 for no gate."""
     gate_every: int = 50
     gate_n: int = 100
     """Questions a family at a gate."""
@@ -364,6 +364,8 @@ def _check(config: RunConfig) -> None:
     if config.tasks.file and config.phase == "sft":
         raise ConfigError("tasks.file: questions are for phases rft and ttrl, this is sft; demonstrations go to tasks.traces")
     own = config.tasks.traces or config.tasks.file
+    if own and config.stop.gate:
+        raise ConfigError("stop.gate: it asks PixelWorld's dev split, not what tasks.file or tasks.traces holds; set it to 0")
     if config.tasks.split == "demo" and not own and not 0 < max(scenes.values(), default=0) <= 2000:
         raise ConfigError(f"tasks.scenes: the demo split has 1 to 2000 scenes a family, {scenes or 'no end'} asked for")
     if config.replay.mode == "epochs" and not all(stage.batch for stage in config.replay.mixture):

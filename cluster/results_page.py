@@ -26,8 +26,9 @@ differently: where a start was lost with its machine, the same command made anot
 and an arm is compared with the one that it went on from (`origin` of the files in `rft/`). `task` is paid for right answers
 alone; `full` is `configs/rft.toml`; the others are `full` without one part, or with a bonus for the use of tools;
 `sft_more` is imitation continued for as many CPU-seconds as `full` of the same seed took. KL, corridor and everything else are
-the same for all. Excess calls are those beyond the family's shortest sufficient chain. A difference is the mean over seeds; its
-95 % interval is a bootstrap over questions within seeds. No seed is left out.
+the same for all. Excess calls are those beyond the family's shortest sufficient chain. A difference is the mean over the seeds
+that both sides have; its 95 % interval is a bootstrap over questions within seeds. No run is left out. `sft_more` and
+`usage_bonus` have the seeds 0, 2 and 3, not 0, 1 and 2 as planned: the start of `full`'s seed 1 was lost before they were run.
 """
 
 

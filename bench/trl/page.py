@@ -29,7 +29,8 @@ order (code family, 16 an update, 8 rollouts each), prompts, calls and observati
 asserts it), OCR, one call an episode, at most 40 tokens, reward 1 for the exact answer, temperature 1, one update of each
 128 rollouts, mean over tokens, KL (k3) x 0.02 to the start, AdamW 1e-4 (0.9, 0.95) constant, no weight decay, clip 1,
 vision frozen, float32, malloc settings. Left different: TRL keeps groups without contrast in its batch, ours leaves them
-out of the update; TRL's 40 tokens count observations (7 of them) too. A call of another tool is an error there and runs
+out of the update; TRL's 40 tokens are an episode's, observations (7 of them) included, ours are a turn's, of which an
+episode has two: the longest good episode has 39 in all. A call of another tool is an error there and runs
 here: {theirs} of its calls and {ours} of ours are such.
 
 "No features kept" means that each forward of the network encodes what it shows, each distinct picture once. TRL encodes the
