@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -11,9 +12,12 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from pixelis.actors.world import FAMILIES, SPLITS, make_scene
 from pixelis.cluster.run import RUNS
 from pixelis.memory.log import replace_file
 
@@ -92,14 +96,20 @@ class Experiment(ABC, Generic[C]):
     def keep(self, cell: C) -> None:
         """Write what a finished cell came to into its file; one that was made again, for others, keeps what is there."""
         path = self.file(cell)
-        if path.exists():
+        if self.read(cell) is not None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, (json.dumps(self.told(cell), indent=0) + "\n").encode())
+        replace_file(path, (json.dumps({"world": world(), **self.told(cell)}, indent=0) + "\n").encode())
+
+    def read(self, cell: C) -> dict[str, Any] | None:
+        """What is kept of a cell; None before it is finished, or when it was asked of another world: that restarts all."""
+        path = self.file(cell)
+        kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return kept if kept.get("world") == world() else None
 
     def gather(self) -> Path:
         """Write all rows so far, and the page, which is returned."""
-        kept = {cell: json.loads(path.read_text()) for cell in self.cells() if (path := self.file(cell)).exists()}
+        kept = {cell: told for cell in self.cells() if (told := self.read(cell)) is not None}
         lines = [json.dumps(row) for one in kept.values() for row in one["rows"]]
         self.out.parent.mkdir(parents=True, exist_ok=True)
         replace_file(self.out, ("[\n" + ",\n".join(lines) + "\n]\n").encode())
@@ -115,7 +125,7 @@ class Experiment(ABC, Generic[C]):
 
     def todo(self) -> list[C]:
         """Cells without a file, and starts of those whose policy is not here, in their order."""
-        left = [cell for cell in self.cells() if not self.file(cell).exists()]
+        left = [cell for cell in self.cells() if self.read(cell) is None]
         starts = [self.start(cell) for cell in left]
         return [cell for cell in self.cells() if cell in left or (cell in starts and not cell.trained)]
 
@@ -176,6 +186,15 @@ class Experiment(ABC, Generic[C]):
             self.train(names[asked.cell])
         else:
             print(self.run(beside=asked.beside))
+
+
+@cache
+def world() -> str:
+    """A hash of what PixelWorld asks, and of what stands where, in its first scenes; not of pixels, which machines may round
+    differently."""
+    scenes = [make_scene(family, split, 0) for family in FAMILIES for split in SPLITS]
+    told = [(one.question, one.answer, one.size, [[asdict(item) for item in items] for items in one.frames]) for one in scenes]
+    return hashlib.sha256(json.dumps(told, default=int).encode()).hexdigest()[:16]
 
 
 def _hopeless(failed: Counter[C]) -> list[C]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -52,16 +51,14 @@ class Origins(Experiment[S]):
 
     def makings(self, start: S) -> list[S]:
         """All that one start has been, so far as there are files of them; itself before there is any."""
-        known = next(again for again in count() if not self.file(replace(start, seed=again)).exists())
+        known = next(again for again in count() if self.read(replace(start, seed=again)) is None)
         return [replace(start, seed=again) for again in range(max(1, known))]
 
     def origin(self, start: S) -> S:
         """Which of them the one here is: one with the same items, or else the next."""
-        known = [one for one in self.makings(start) if self.file(one).exists()]
-        for one in known:
-            if json.loads(self.file(one).read_text())["items"] == self.items(one):
-                return one
-        return replace(start, seed=len(known))
+        known = [(one, kept) for one in self.makings(start) if (kept := self.read(one)) is not None]
+        same = (one for one, kept in known if kept["items"] == self.items(one))
+        return next(same, replace(start, seed=len(known)))
 
     def all_makings(self, starts: Sequence[S]) -> list[S]:
         """Those of several starts."""

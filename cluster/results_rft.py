@@ -137,8 +137,9 @@ class Rft(Origins[Cell]):
         made = load(CONFIGS / "sft.toml", [*own, *STARTS[cell.start], *(() if cell.arm == "sft" else LONE)])
         if cell.arm == "sft":
             return made
-        [full, *_] = json.loads(self.file(Cell(cell.start, "full", cell.seed)).read_text())["rows"]
-        stop = replace(made.stop, steps=equal_steps(begun, full["cpu_s"]), gate=0.0)
+        full = self.read(Cell(cell.start, "full", cell.seed))
+        assert full, "it is needed"
+        stop = replace(made.stop, steps=equal_steps(begun, full["rows"][0]["cpu_s"]), gate=0.0)
         lone = replace(made.replay, mixture=made.replay.mixture[-1:])
         return replace(made, start=str(begun / "policy" / "sft"), stop=stop, replay=lone)
 

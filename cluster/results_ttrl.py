@@ -196,8 +196,9 @@ class Ttrl(Origins[Cell]):
             row |= {"ceiling": float(np.mean(found)), **quiet, "rollbacks": 0}
             return {"rows": [row], "items": self.items(cell), "origin": cell.seed}
         origin = self.origin(Cell(cell.stream, "none"))
-        [base] = json.loads(self.file(origin).read_text())["rows"]
-        row |= {"ceiling": base["ceiling"], **drift(cell.root, self.config(cell))}
+        base = self.read(origin)
+        assert base, "it is needed"
+        row |= {"ceiling": base["rows"][0]["ceiling"], **drift(cell.root, self.config(cell))}
         cpu_s = read_summary(cell.root)["phases"]["ttrl"]["cpu_s"]
         return {"rows": [row], "items": self.items(cell), "origin": origin.seed, "cpu_s": cpu_s}
 

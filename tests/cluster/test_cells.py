@@ -105,6 +105,18 @@ def test_what_has_a_file_is_passed_over(tmp_path: Path) -> None:
     assert len(asked) == 2
 
 
+def test_another_world_restarts_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path)
+    for cell in made.cells():
+        made.train(cell)
+        made.keep(cell)
+    assert made.todo() == []
+    monkeypatch.setattr(cells, "world", lambda: "where plates are round")
+    assert made.todo() == made.cells() and made.read(A) is None
+    made.keep(A)
+    assert made.read(A) and made.gather() and json.loads(made.out.read_text()) == [{"cell": "a"}]
+
+
 def test_cells_side_by_side_wait_for_what_they_need(tmp_path: Path) -> None:
     made, going, most = Made(tmp_path), dict[Cell, Ended](), 0
 

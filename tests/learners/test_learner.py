@@ -14,6 +14,7 @@ from pixelis.learners.curiosity import Senses
 from pixelis.learners.ema import Ema, EmaSettings
 from pixelis.learners.intrinsic import Intrinsic, IntrinsicSettings
 from pixelis.learners.learner import Learner, LearnerSettings
+from pixelis.learners.loss import GrpoSettings
 from pixelis.learners.probe import PROBED
 from pixelis.learners.reference import logprobs
 from pixelis.memory.model import FeatureCache, Model
@@ -183,6 +184,14 @@ def test_a_group_with_contrast_stands_in_once_for_one_without(model: Model, stor
     lone = Learner(nano.build(seed=1), store, replace(settings, grpo=replace(settings.grpo, refill=0)))
     lone.update([contrast(model, store)])
     assert lone.update([alike, contrast(model, store)])["groups_refilled"] == 0.0
+
+
+def test_dr_grpo_divides_by_a_constant_however_long_chains_are(model: Model, store: MediaStore) -> None:
+    norms = {}
+    for budget in (64, 256):
+        settings = LearnerSettings(loss="grpo", grpo=GrpoSettings(form="dr_grpo", budget=budget), corridor=OPEN)
+        norms[budget] = Learner(nano.build(seed=1), store, settings).update([contrast(model, store)])["grad_norm"]
+    assert norms[64] == pytest.approx(4 * norms[256], rel=1e-3) and norms[256] > 0
 
 
 def test_what_may_stand_in_is_part_of_a_checkpoint(model: Model, store: MediaStore) -> None:

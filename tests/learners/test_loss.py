@@ -28,6 +28,7 @@ def test_group_advantages() -> None:
     got = normalised(np.array([1.0, 0, 0, 1, 1, 0, 0, 0]))
     assert got == pytest.approx([1.2910, -0.7746, -0.7746, 1.2910, 1.2910, -0.7746, -0.7746, -0.7746], abs=1e-4)
     assert normalised(np.full(8, 0.3)).tolist() == [0.0] * 8
+    assert normalised(np.array([1.0, 0, 0, 0]), divide=False).tolist() == [0.75, -0.25, -0.25, -0.25]  # Dr. GRPO
 
 
 @pytest.mark.parametrize(("log_ratio", "value"), [(0.1, 0.00517), (-0.1, 0.00484), (0.5, 0.14872)])
