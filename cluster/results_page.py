@@ -6,6 +6,7 @@ import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,15 @@ def write_page(out: Path, rows: Rows, items: Rows) -> Path:
     """The page beside `out`, with its picture, of the rows and of what came of each question."""
     page, picture = out.with_suffix(".md"), out.with_suffix(".svg")
     picture.write_bytes(base64.b64decode(arms(rows).partition(",")[2]))
-    lines = [HEAD, "## What was expected, and what came of it", "", *_verdicts(items), "", *_saved(rows, items)]
+    lines = [
+        HEAD,
+        "## What was expected, and what came of it",
+        "",
+        *_verdicts(items),
+        "",
+        *_story(rows, items),
+        *_saved(rows, items),
+    ]
     lines += ["", f"![success and excess calls of each arm]({picture.name})", ""]
     for split in dict.fromkeys(row["split"] for row in rows):
         lines += [f"## {split}", "", *_table([row for row in rows if row["split"] == split]), ""]
@@ -118,6 +127,23 @@ def _verdicts(items: Rows) -> list[str]:
         what = f"{one.figure}, {one.ours} less {one.theirs}, {one.start}"
         lines.append(f"| {one.text} | {what} | {found or ''} | {said} |")
     return lines
+
+
+def _story(rows: Rows, items: Rows) -> list[str]:
+    """What becomes of what the paper tells of its ablations, in words."""
+    paper = [found for one in HYPOTHESES if "(paper)" in one.text and (found := compared(items, one))]
+    if not paper or any(found.low > 0 for found in paper):
+        return []
+    arms = ("full", "no_coherence", "no_curiosity")
+    told = {arm: [r for r in rows if (r["start"], r["arm"], r["split"]) == ("early", arm, "heldout")] for arm in arms}
+    hops, racpr = ([f"{_mean(told[arm], key):.3f}" for arm in arms[:2]] for key in ("hop_rate", "racpr"))
+    again = [f"{_mean(told[arm], 'redundancy'):.3f}" for arm in ("full", "no_curiosity")]
+    said = f"""**The ablations do not tell the paper's story here.** After RFT a chain has two or three calls, most of which use
+    what the one before found: an operation changes without need in {hops[0]} of all pairs with coherence and in {hops[1]}
+    without, and the price on length keeps calls that look at the same again rare with curiosity ({again[0]}) and without
+    ({again[1]}). What coherence does here is another thing: without it the second call of a chain goes (RaCPR {racpr[1]},
+    {racpr[0]} with it)."""
+    return [*wrap(" ".join(said.split()), 120), ""]
 
 
 def _saved(rows: Rows, items: Rows) -> list[str]:
