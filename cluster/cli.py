@@ -203,7 +203,8 @@ def adapt(
     try:
         folder = run(checkpoint, stream, name, config, sets or [], n, resume, dashboard)
     except Interrupted as stopped:
-        words = ["pixelis", "adapt", str(checkpoint), stream, "--name", name, *(f"--set {one}" for one in sets or [])]
+        words = ["pixelis", "adapt", str(checkpoint), stream, "--name", name, "--config", config, "--n", str(n)]
+        words += [f"--set {one}" for one in sets or []]
         _stopped(stopped, " ".join([*words, "--resume"]))
     from pixelis.cluster.report import write_report
 

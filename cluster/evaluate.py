@@ -41,11 +41,10 @@ class Evaluation:
     """Of each episode, in the order of the questions."""
 
 
-def jobs(n: int, families: int, split: Split, shift: Shift = NO_SHIFT) -> list[Job]:
-    """Evaluation of `n` questions a family, in jobs of BATCH episodes."""
-    total = n * families
-    starts = range(0, total, BATCH)
-    parts = [tuple(range(a, min(total, a + BATCH))) for a in starts]
+def jobs(n: int, families: int, split: Split, shift: Shift = NO_SHIFT, first: int = 0) -> list[Job]:
+    """Evaluation of `n` questions a family, from the `first` on, in jobs of BATCH episodes."""
+    begin, end = first * families, (first + n) * families
+    parts = [tuple(range(a, min(end, a + BATCH))) for a in range(begin, end, BATCH)]
     return [Job("evaluate", part, split, seq=i, shift=shift) for i, part in enumerate(parts)]
 
 
@@ -82,6 +81,8 @@ class Questions:
     split: Split
     families: tuple[str, ...]
     shift: Shift = NO_SHIFT
+    first: int = 0
+    """Scenes of each family that are passed over."""
 
 
 DEFAULT = RolloutConfig()
@@ -99,11 +100,11 @@ def _one_by_one(
 ) -> Iterator[Receipt]:
     from pixelis.cluster.runner import Runner
 
-    tasks = TaskSettings(asked.families, asked.split, dict.fromkeys(asked.families, asked.n))
+    tasks = TaskSettings(asked.families, asked.split, dict.fromkeys(asked.families, asked.first + asked.n))
     learner = LearnerSettings(loss="grpo")
     config = RunConfig("eval", "rft", start=str(checkpoint), tasks=tasks, rollout=rollout, learner=learner)
     runner, done = Runner(config, root, None), 0
-    for job in jobs(asked.n, len(asked.families), asked.split, asked.shift):
+    for job in jobs(asked.n, len(asked.families), asked.split, asked.shift, asked.first):
         yield runner.run(job)
         done += len(job.indices)
         seen(done)

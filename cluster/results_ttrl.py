@@ -7,6 +7,9 @@ and says what the start policy and the tools make of it.
 from __future__ import annotations
 
 import json
+import math
+import secrets
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +42,8 @@ MULTIPLES = (1, 2, 4, 8)
 """Of LR, for the margin of stability."""
 UNSEEN, CLEAN, CEILING = 500, 1000, 250
 """Held-out questions a family: under the shift, without one, and for the tools."""
+FIRST = 1000
+"""Of them: those before it have been used to choose settings (docs/decisions.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "answer_only": (
         "learner.ttrl.vote.answer=1", "learner.ttrl.vote.behaviour=0", "learner.ttrl.vote.fidelity=0",
         "learner.ttrl.vote.length=0", "learner.ttrl.vote.grounding=0", "learner.ttrl.vote.copies=0",
+        "learner.ttrl.vote.neighbours=0", "learner.ttrl.gate.fidelity=0",
     ),
     "no_kl": ("learner.grpo.beta=0", "learner.corridor.high=0"),
     "no_ema": ('learner.ttrl.anchor="start"',),
@@ -147,13 +153,14 @@ class Ttrl(Origins[Cell]):
         if cell.arm == "none":
             for seed in range(1 + max(one.seed for one in self.cells() if one.stream == cell.stream)):
                 if not _key(cell.stream, seed).exists():
-                    render(
-                        stream.shift, _questions(cell.stream, seed).parent, _key(cell.stream, seed), FAMILIES, stream.n, seed
-                    )
+                    shutil.rmtree(_questions(cell.stream, seed).parent, ignore_errors=True)  # it was interrupted
+                    drawn = secrets.randbits(32)  # of no use to whoever adapts, whose seed is another one
+                    folder, key = _questions(cell.stream, seed).parent, _key(cell.stream, seed)
+                    render(stream.shift, folder, key, FAMILIES, stream.n, drawn)
         else:
             policy = train(self.config(cell), resume=True) / "policy" / "ttrl"
         for name, n, shift in (("unseen", UNSEEN, stream.last), ("clean", CLEAN, NO_SHIFT)):
-            asked = Questions(n, "heldout", FAMILIES, shift)
+            asked = Questions(n, "heldout", FAMILIES, shift, first=FIRST)
             found = evaluate(policy, cell.root / name, asked, int)
             told = json.dumps([int(one.success) for one in found.outcomes])
             replace_file(cell.root / f"{name}.json", told.encode())
@@ -169,7 +176,9 @@ class Ttrl(Origins[Cell]):
             f"name={cell.name}", f"seed={cell.seed}", f"learner.lr={cell.lr!r}", "eval.n=0", f"tasks.rounds={stream.rounds}",
             f"tasks.file={_questions(cell.stream, cell.seed)}",
         ]  # fmt: skip
-        return replace(load(CONFIGS / "ttrl.toml", [*own, *HERE, *LONE, *ARMS[cell.arm]]), start=str(results_rft.started()))
+        made = load(CONFIGS / "ttrl.toml", [*own, *HERE, *LONE, *ARMS[cell.arm]])
+        whole = replace(made.stop, steps=math.ceil(stream.rounds * stream.n / made.rollout.groups))
+        return replace(made, start=str(results_rft.started()), stop=whole)
 
     def items(self, cell: Cell) -> dict[str, Any]:
         """A digit for what came of each question: unseen and clean ones, and of what learned those it served."""
@@ -209,16 +218,20 @@ def drift(root: Path, config: RunConfig) -> dict[str, Any]:
     anchor = config.learner.ttrl.anchor
     lines = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
     kept = [line for line in lines if line.get("skipped") == 0.0]
-    kl = np.array([line[f"{k3_to(anchor)}_token_mean"] for line in kept])
-    means = np.convolve(kl, np.ones(edges.window) / edges.window, "valid") if len(kl) >= edges.window else kl[:0]
+    kl = np.array([line[f"{k3_to(anchor)}_token_mean"] for line in kept] or [math.nan])
+    means = np.array([kl[max(0, n - edges.window) : n].mean() for n in range(1, len(kl) + 1)])  # of the first, what there is
     probe = [line[probed(anchor)] for line in kept if probed(anchor) in line]
+
+    def asked(line: dict[str, float]) -> float:
+        return line["groups"] - line.get("frozen", 0.0)
+
     return {
         "updates": len(kept),
         "kl_median": float(np.median(kl)), "kl_p95": float(np.quantile(kl, 0.95)),
         "under": float((kl < edges.low).mean()), "inside": float(((kl >= edges.low) & (kl <= edges.high)).mean()),
-        "over": float((kl > edges.high).mean()), "over_window": float((means > edges.high).mean()) if len(means) else 0.0,
+        "over": float((kl > edges.high).mean()), "over_window": float((means > edges.high).mean()),
         "probe_max": max(probe, default=None),
-        "abstain_rate": sum(line.get("abstained", 0.0) for line in lines) / max(1.0, sum(line["groups"] for line in lines)),
+        "abstain_rate": sum(line.get("abstained", 0.0) for line in lines) / max(1.0, sum(asked(line) for line in lines)),
         "rollbacks": int(lines[-1].get("rollbacks", 0)),
     }  # fmt: skip
 

@@ -76,7 +76,8 @@ def looked_at(config: RunConfig) -> RunConfig:
     if not tasks.traces and not tasks.file:
         return config
     path = Path(tasks.traces or tasks.file).resolve()
-    file = (TraceFile if tasks.traces else QuestionFile)(path, MediaStore())
+    kind = TraceFile if tasks.traces else Unanswered if config.phase == "ttrl" else QuestionFile
+    file = kind(path, MediaStore())
     if tasks.traces:
         _mixable(config, file)
         return replace(config, tasks=replace(tasks, traces=str(path)))

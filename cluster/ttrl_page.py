@@ -23,9 +23,10 @@ Every arm goes on from the `full` of seed 0 in [rft.md](rft.md) (where it was lo
 same command made, which has a `none` of its own), with `configs/ttrl.toml`: four questions an
 update, eight rollouts each, no key. `lighting` and `motion` are streams in which each scene comes once, `switch` is the one
 and then the other, `folder` is 150 questions under `lighting` that are asked eight times: it is revisited, the others are
-not. `none` does not learn. `answer_only` votes by answers alone; `no_kl` has no KL and no corridor, `no_ema` is held to the
-policy that it started from, `no_abstain` learns from every vote; `unsafe` has none of KL, corridor, abstention and rollback.
-Unseen: 1 000 held-out questions under the (last) shift, answered greedily; clean: 2 000 without one; the same for all.
+not. `none` does not learn. `answer_only` votes by answers alone, without neighbours, and its gate asks for no fidelity;
+`no_kl` has no KL and no corridor, `no_ema` is held to the policy that it started from, `no_abstain` learns from every vote;
+`unsafe` has none of KL, corridor, abstention and rollback. Unseen: 1 000 held-out questions under the (last) shift, answered
+greedily; clean: 2 000 without one; the same for all, and none of those that settings were chosen on.
 Ceiling: what the tools make of the shortest chain with gold boxes. The gap is the ceiling less `none`. KL: nats a token to
 the reference at each kept update. A difference is the mean over seeds; its 95 % interval is a bootstrap over questions within
 seeds. No seed is left out.
@@ -76,7 +77,7 @@ COLUMNS = {
 def write(out: Path, kept: Kept) -> Path:
     """The page beside `out`, with its picture."""
     page, picture = out.with_suffix(".md"), out.with_suffix(".svg")
-    lines = [HEAD, "## What was expected, and what came of it", "", *_verdicts(kept), ""]
+    lines = [HEAD, "## What was expected, and what came of it", "", *_verdicts(kept), "", *_held(kept), ""]
     for stream in dict.fromkeys(one["row"]["stream"] for one in kept):
         some = [one for one in kept if one["row"]["stream"] == stream]
         lines += [f"## {stream}", "", *_table(some), ""]
@@ -100,8 +101,13 @@ def best(kept: Kept, stream: str, arm: str) -> list[dict[str, Any]]:
 
 
 def compared(kept: Kept, one: Hypothesis) -> Interval | None:
-    """`full` less another arm, over the seeds that both have; None before there is one."""
-    return _less(best(kept, one.stream, "full"), best(kept, one.stream, one.theirs), one.figure)
+    """`full` less another arm, over the seeds that both have; None before there is one. An arm that is `full` without one part
+    is compared at its own rate, `answer_only` each at its best."""
+    theirs = best(kept, one.stream, one.theirs)
+    if one.theirs in ("none", "answer_only") or not theirs:
+        return _less(best(kept, one.stream, "full"), theirs, one.figure)
+    rate, stream = theirs[0]["row"]["lr"], [k for k in kept if k["row"]["stream"] == one.stream]
+    return _less([k for k in stream if (k["row"]["arm"], k["row"]["lr"]) == ("full", rate)], theirs, one.figure)
 
 
 def _less(ours: Kept, theirs: Kept, figure: str) -> Interval | None:
@@ -158,6 +164,21 @@ def _table(kept: Kept) -> list[str]:
     return lines
 
 
+def _held(kept: Kept) -> list[str]:
+    """Whether the corridor held `full`: in every run 90 % of the kept updates were to have a 16-update mean within it."""
+    rows = [one["row"] for one in kept if one["row"]["arm"] == "full" and one["row"]["updates"]]
+    if not rows:
+        return []
+    least = 1 - max(row["over_window"] for row in rows)
+    far = max(row["probe_max"] or 0.0 for row in rows)
+    within, near = ("yes" if holds else "**no**" for holds in (least >= 0.9, far <= 0.3))
+    return [
+        f"Of the kept updates of `full` at least {least:.0%} in each of its {len(rows)} runs have a 16-update mean of the KL",
+        f"within the corridor (90 % were expected: {within}), and the largest KL of the probes after one is {far:.3f} (none",
+        f"above 0.30 was expected: {near}).",
+    ]
+
+
 def _margin(kept: Kept) -> list[str]:
     """How large a learning rate `full` and `unsafe` bear under motion, seed 0."""
     lines = [
@@ -168,10 +189,19 @@ def _margin(kept: Kept) -> list[str]:
     ]
     lines += ["| arm | lr | clean | stable |", "|---|---|---|---|"]
     none = best(kept, "motion", "none")
-    for arm in ("full", "unsafe"):
+    bears: dict[str, list[float]] = {"full": [], "unsafe": []}
+    for arm, borne in bears.items():
         some = [one for one in kept if (one["row"]["stream"], one["row"]["arm"], one["row"]["seed"]) == ("motion", arm, 0)]
+        steady = True
         for one in sorted(some, key=lambda one: float(one["row"]["lr"])):
             found = _less([one], none, "clean")
             assert found
-            lines.append(f"| {arm} | {one['row']['lr']:g} | {found} | {'yes' if found.mean >= -STEADY else '**no**'} |")
+            stable = found.mean >= -STEADY
+            steady = steady and stable  # a rate above one that is not stable is no margin
+            borne += [float(one["row"]["lr"])] if steady else []
+            lines.append(f"| {arm} | {one['row']['lr']:g} | {found} | {'yes' if stable else '**no**'} |")
+    if all(bears.values()):
+        full, unsafe = bears["full"][-1], bears["unsafe"][-1]
+        said = "at least a step larger" if full >= 2 * unsafe else "**not** a step larger"
+        lines += ["", f"`full` bears {full:g} and `unsafe` {unsafe:g}: the margin of `full` is {said}."]
     return lines

@@ -55,7 +55,15 @@ ARMS: dict[str, dict[str, Any]] = {
     "no_grounding": {"grounding": 0.0},
     "no_neighbours": {"neighbours": 0.0},
     "no_copies": {"copies": 0.0},
-    "answer_only": {"answer": 1.0, "behaviour": 0.0, "fidelity": 0.0, "length": 0.0, "grounding": 0.0, "copies": 0.0},
+    "answer_only": {
+        "answer": 1.0,
+        "behaviour": 0.0,
+        "fidelity": 0.0,
+        "length": 0.0,
+        "grounding": 0.0,
+        "copies": 0.0,
+        "neighbours": 0.0,
+    },
     "hard_majority": {"hard": True},
 }
 """What is changed in the settings for each arm of an ablation."""

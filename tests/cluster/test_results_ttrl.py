@@ -115,6 +115,42 @@ def test_the_best_rate_is_among_those_of_all_seeds() -> None:
     assert [one["row"]["lr"] for one in ttrl_page.best(some, "lighting", "full")] == [2e-5, 2e-5]
 
 
+def test_endurance_is_long_and_every_run_ends_with_its_stream() -> None:
+    steps = {name: Ttrl().config(Cell(name, "full", LR)).stop.steps for name in STREAMS}
+    assert steps == {"lighting": 300, "motion": 300, "switch": 300, "folder": 300, "endurance": 2000}
+
+
+def test_the_page_says_whether_the_corridor_held_and_which_rates_are_borne() -> None:
+    made = Ttrl()
+    rates = [("full", LR, 0.88), ("full", 2 * LR, 0.86), ("full", 4 * LR, 0.7), ("unsafe", LR, 0.86), ("unsafe", 2 * LR, 0.8)]
+    finish(Cell("motion", "none"), 0.5)
+    made.keep(Cell("motion", "none"))
+    for arm, lr, clean in rates:
+        finish(Cell("motion", arm, lr), 0.6, clean=clean)
+        made.keep(Cell("motion", arm, lr))
+    page = made.gather().read_text()
+    assert "`full` bears 8e-05 and `unsafe` 4e-05: the margin of `full` is at least a step larger." in page
+    assert "at least 100% in each of its 3 runs" in page and "is 0.200 (none" in page and "(90 % were expected: yes)" in page
+
+
+def test_parts_of_full_are_compared_at_their_own_rate() -> None:
+    def kept(arm: str, lr: float, unseen: str) -> dict[str, object]:
+        row = {"stream": "lighting", "arm": arm, "lr": lr, "seed": 0, "success_unseen": unseen.count("1") / 4}
+        return {"row": row, "items": {"unseen": unseen}, "origin": 0}
+
+    some = [
+        kept("full", LR, "1000"),
+        kept("full", 2 * LR, "1111"),
+        kept("no_abstain", LR, "1100"),
+        kept("answer_only", LR, "1110"),
+    ]
+    part, rival = (
+        ttrl_page.compared(some, ttrl_page.Hypothesis("", "lighting", arm, "unseen", lambda *_: True))
+        for arm in ("no_abstain", "answer_only")
+    )
+    assert part and rival and (part.mean, rival.mean) == (-0.25, 0.25)
+
+
 def test_drift_is_told_by_the_same_edges_for_all_arms() -> None:
     cells = [Cell("motion", "full", LR), Cell("motion", "unsafe", LR)]
     for cell in cells:
