@@ -82,8 +82,9 @@ class Judge:
         if self.memory is None or not tasks:
             return {}, dict.fromkeys(tasks, ())
         keys = self.memory.keys([task.question for task in tasks.values()], [task.media for task in tasks.values()])
-        queries = [Query(k, t.question, t.answer_type, t.media) for k, t in zip(keys, tasks.values(), strict=True)]
-        near = [neighbours(found, before=version[1]) for found in self.memory.search(queries)]
+        some = zip(keys, tasks.values(), strict=True)
+        queries = [Query(k, t.question, t.answer_type, t.media, before=version[1]) for k, t in some]
+        near = [neighbours(found) for found in self.memory.search(queries)]
         return dict(zip(tasks, keys, strict=True)), dict(zip(tasks, near, strict=True))
 
     def _served(self, task: Task, rollouts: list[Trajectory], verdict: Verdict | None, keys: Keys | None) -> Served:

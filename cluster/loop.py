@@ -58,6 +58,8 @@ class Loop:
         self.end = end(config.tasks, config.phase)
         self.published = Published((0, 0))
         self.begun = False
+        self.went_back = False
+        """Whether the last iteration ended with good weights put back: one that is lost now would learn on from before."""
         self._deaths = 0
         self._out: set[int] = set()
         self._stored: dict[int, RecordId] = {}
@@ -146,7 +148,8 @@ class Loop:
 
     def _watch(self, adaptation: Adaptation) -> None:
         """Look at the canary; weights that were put back are a new epoch's first."""
-        if adaptation.watch(self.published, self.ledger.epoch(self.learners.epoch + 1)):
+        self.went_back = adaptation.watch(self.published, self.ledger.epoch(self.learners.epoch + 1))
+        if self.went_back:
             self.publish()
             self.ledger.write(Began(self.published.version, self.step))
 

@@ -181,7 +181,7 @@ class Phase:
                 bar.to(loop.step, algorithm.figures[-1])
                 if self.stop.asked:
                     raise Interrupted(self.config.phase, self._save(algorithm))
-                if _passed(before, loop.step, self.config.save_every) and loop.step < steps:
+                if (_passed(before, loop.step, self.config.save_every) or loop.went_back) and loop.step < steps:
                     self._save(algorithm)
                 if self._gate(algorithm, before, track, bar):
                     break

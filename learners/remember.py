@@ -33,9 +33,9 @@ def remembered(task: Task, ballots: Sequence[Ballot], verdict: Verdict, decision
     )  # fmt: skip
 
 
-def neighbours(found: Found, before: int | None = None) -> tuple[Neighbour, ...]:
-    """What was found, as voters; with `before` only what weights of an earlier step have led to."""
-    return tuple(neighbour(hit.item, hit.similarity) for hit in found.hits if before is None or hit.item.version[1] < before)
+def neighbours(found: Found) -> tuple[Neighbour, ...]:
+    """What was found, as voters."""
+    return tuple(neighbour(hit.item, hit.similarity) for hit in found.hits)
 
 
 def neighbour(item: Remembered, similarity: float) -> Neighbour:

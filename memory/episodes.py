@@ -37,6 +37,7 @@ class _Place(NamedTuple):
     row: int
     topic: str
     media: tuple[bytes, ...]
+    step: int
 
 
 class _Index:
@@ -227,6 +228,8 @@ class EpisodeShard:
             place = self._places[index.ids[places[i]]]
             if place.topic != asked or self._is_forgotten(place.media):  # the disk was full when it was to be deleted
                 continue
+            if query.before is not None and place.step >= query.before:  # nor may it take the place of another
+                continue
             if same[i] or not media.isdisjoint(place.media):
                 own += 1
             elif not alike(keys[i], keys[kept], index.text, settings.duplicate).any():
@@ -285,10 +288,11 @@ class EpisodeShard:
         text, pixels = keys_of(table)
         if space not in self._indexes:
             self._indexes[space] = _Index(text.shape[1], pixels.shape[1])
-        ids, kinds, questions, media = (table[name].to_pylist() for name in ("id", "kind", "question", "media"))
+        names = ("id", "kind", "question", "media", "step")
+        ids, kinds, questions, media, steps = (table[name].to_pylist() for name in names)
         for row in rows:
             hashes = tuple(map(bytes.fromhex, media[row]))
-            self._places[ids[row]] = _Place(record, row, topic(kinds[row], questions[row]), hashes)
+            self._places[ids[row]] = _Place(record, row, topic(kinds[row], questions[row]), hashes, steps[row])
         self._indexes[space].add([ids[row] for row in rows], np.concatenate([text, pixels], axis=1)[rows])
 
     def _compact(self) -> None:

@@ -53,7 +53,8 @@ class RecallSettings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
-    """A question about media, as it is looked for. `media`: sha256 of its own sources, which no hit may share.
+    """A question about media, as it is looked for. `media`: sha256 of its own sources, which no hit may share. `before`: only
+    what weights of an earlier step have led to is looked for; None: whatever there is.
 
     Example: Query(keys, "What is the code on the red plate?", "text", (sha,))
     """
@@ -62,6 +63,7 @@ class Query:
     question: str
     kind: AnswerType
     media: tuple[str, ...] = ()
+    before: int | None = None
 
     @property
     def topic(self) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from pixelis.actors import stream
 from pixelis.actors.shift import Shift
 from pixelis.actors.stream import Part, read_answers, read_keys
 from pixelis.cluster.audit import audit, rederived
+from pixelis.learners.canary import Canary
 from pixelis.memory.checkpoint import Checkpoint, latest, load
+from pixelis.memory.journal import Abstained, Accepted, Frozen, RolledBack, read
 
 CONFIG = Path(__file__).parents[2] / "configs" / "tiny_ttrl.toml"
-UPDATES = 50
+UPDATES = 55
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -44,7 +47,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, workplace: Path) -> list[Run]
     start = babbler(tmp_path_factory.mktemp("babbler"), "no_tools")
     made = []
     for name, answers in (("whole", right), ("cut", wrong)):
-        made.append(Run(CONFIG, {"name": name, "start": start, "tasks.file": labelled(folder, f"{name}.jsonl", answers)}))
+        asked = labelled(folder, f"{name}.jsonl", answers)
+        made.append(Run(CONFIG, {"name": name, "start": start, "stop.steps": UPDATES, "tasks.file": asked}))
     whole, cut = made
     whole.finish()
     with cut:
@@ -59,7 +63,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, workplace: Path) -> list[Run]
 def test_permuted_labels_and_a_killed_driver_leave_the_same_weights_to_the_bit(runs: list[Run]) -> None:
     one, other = (newest(run.root) for run in runs)
     commits = one.state["loop"]["adaptation"]["commits"]
-    assert commits == other.state["loop"]["adaptation"]["commits"] == one.state["version"][1] >= UPDATES - 5
+    assert commits == other.state["loop"]["adaptation"]["commits"] == one.state["version"][1] >= 50
     for file in ("model", "optimizer", "ema"):
         assert all((one.tensors[file][k] == other.tensors[file][k]).all() for k in one.tensors[file])
     start = load(sorted((runs[0].root / "checkpoints" / "ttrl").glob("step-*"))[0])
@@ -78,6 +82,30 @@ def test_trajectories_balance_and_every_decision_can_be_derived_again(runs: list
         assert account.balanced and account.pending == 0, account
         count, wrong = rederived(run.root)
         assert count >= UPDATES and wrong == []
+
+
+def test_weights_that_a_fall_of_the_canary_put_back_are_saved_at_once(
+    runs: list[Run], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ends the process then: it learns nothing more, and the journal says why."""
+    look = Canary.look
+
+    def fallen(canary: Canary, commits: int, right: Mapping[str, bool]) -> str | None:
+        return "canary 0.10 after 0.90 at the start" if commits == 8 else look(canary, commits, right)
+
+    monkeypatch.setattr(Canary, "look", fallen)
+    sets = dict(one.split("=", 1) for one in runs[0].sets)
+    run = Run(CONFIG, {**sets, "name": "fallen", "stop.steps": 12, "save_every": 100, "learner.ttrl.canary.every": 4, "learner.ttrl.ema.keep": 0.5})
+    run.finish()
+    entries = [line.entry for line in read(run.root / "journal.jsonl")]
+    kinds = [type(entry) for entry in entries]
+    back = kinds.index(RolledBack)
+    assert kinds[back : back + 2] == [RolledBack, Frozen] and set(kinds[back + 2 :]) <= {Abstained}
+    kept = [entry.weights_out for entry in entries if isinstance(entry, Accepted)]
+    assert len(kept) == 8 and isinstance(entries[back], RolledBack) and entries[back].weights_out == kept[3]
+    saved = sorted((run.root / "checkpoints" / "ttrl").glob("step-*"))
+    assert [load(path).state["beside"]["frozen"] for path in saved[-2:]] == [True, True]
+    assert rederived(run.root)[1] == [] and audit(run.root)["ttrl"].balanced
 
 
 def test_a_journal_with_another_byte_or_without_its_end_is_found_out(runs: list[Run]) -> None:

@@ -2,6 +2,7 @@ import logging
 import os
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,17 @@ def test_the_querys_own_never_come_back(opened):
     half = Keys(asked.text, keys(60).pixels, "v", "r")  # the same question about another picture is no leak
     shard.add([(row(60)[0], half)])
     assert "episode60" in found(shard, query(asked), RecallSettings(least=-9, count=30))
+
+
+def test_what_later_weights_led_to_is_not_there_and_takes_nobodys_place(opened):
+    """A run that goes on from a checkpoint finds what one that was never interrupted finds, whatever the lost steps left."""
+    shard, asked = opened(), keys(7)
+    older = [row(n, version=(0, n % 5)) for n in range(40)]
+    shard.add(older)
+    whole = found(shard, query(asked))
+    shard.add([row(n, version=(0, 5)) for n in range(40, 400)])
+    shard.add([(row(500, version=(0, 6))[0], keys(7, near=0.05))])
+    assert found(shard, query(asked)) != whole and found(opened(), replace(query(asked), before=5)) == whole
 
 
 def test_of_near_duplicates_one_comes_back_however_many_there_are(opened):
