@@ -91,11 +91,13 @@ def test_weights_that_a_fall_of_the_canary_put_back_are_saved_at_once(
     look = Canary.look
 
     def fallen(canary: Canary, commits: int, right: Mapping[str, bool]) -> str | None:
-        return "canary 0.10 after 0.90 at the start" if commits == 8 else look(canary, commits, right)
+        why = look(canary, commits, right)
+        return "canary 0.10 after 0.90 at the start" if commits == 8 else why
 
     monkeypatch.setattr(Canary, "look", fallen)
     sets = dict(one.split("=", 1) for one in runs[0].sets)
-    run = Run(CONFIG, {**sets, "name": "fallen", "stop.steps": 12, "save_every": 100, "learner.ttrl.canary.every": 4, "learner.ttrl.ema.keep": 0.5})
+    short = {"stop.steps": 12, "save_every": 100, "learner.ttrl.canary.every": 4, "learner.ttrl.ema.keep": 0.5}
+    run = Run(CONFIG, {**sets, "name": "fallen", **short})
     run.finish()
     entries = [line.entry for line in read(run.root / "journal.jsonl")]
     kinds = [type(entry) for entry in entries]
@@ -104,7 +106,7 @@ def test_weights_that_a_fall_of_the_canary_put_back_are_saved_at_once(
     kept = [entry.weights_out for entry in entries if isinstance(entry, Accepted)]
     assert len(kept) == 8 and isinstance(entries[back], RolledBack) and entries[back].weights_out == kept[3]
     saved = sorted((run.root / "checkpoints" / "ttrl").glob("step-*"))
-    assert [load(path).state["beside"]["frozen"] for path in saved[-2:]] == [True, True]
+    assert [load(path).state["learner"]["beside"]["frozen"] for path in saved[-2:]] == [True, True]
     assert rederived(run.root)[1] == [] and audit(run.root)["ttrl"].balanced
 
 
