@@ -65,7 +65,7 @@ WORK = {
 
 
 def settings(work: Work) -> tuple[LearnerSettings, LearnerSettings]:
-    """Of imitation and of RFT, as configs/sft_8b.toml and rft_8b.toml have them, but for argument heads: the calls are made up."""
+    """Of imitation and of RFT, as configs/sft_8b.toml and rft_8b.toml have them, less argument heads: calls are made up."""
     sft = LearnerSettings(
         lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0, warmup=1, lora=LoraSettings(rank=work.rank),
         checkpointing=True, pack=True, micro_tokens=work.micro_tokens,
