@@ -4,11 +4,11 @@ Changed are the pixels of a rendered scene before they are encoded, all frames o
 At severity s, with every u drawn once a scene, evenly from 0.75..1.25:
 
 lighting: a dim and warm lamp to the left. All light times 2 ^ -(su / 2), red times 2 ^ (su' / 4) and blue 2 ^ -(su' / 4), and
-from left to right once more times 1 .. 2 ^ -(su'' / 2). One light for all scenes but for its spread, so that there is something
-to adapt to. motion: the mean along a straight line of 0.025 s of the width (11 pixels of
-448, 6 of 224) in a random direction. noise: Gaussian, of 60 s grey levels (of 255) standard deviation, every pixel and
-channel by itself. overlay: a code that is not the answer, written as captions are (white with a black edge) above or below
-the thing asked about, 2 s times as large as a plate's own, and with it from frame to frame.
+from left to right once more times 1 .. 2 ^ -(su'' / 2). motion: a camera that rests for 2 ^ -3su of the exposure and is then
+swept along: the rest of the light is smeared over a straight line of 0.3 u' of the width at 30 u'' degrees. One light and one
+sweep for all scenes but for their spread, so that there is something to adapt to. noise: Gaussian, of 60 s grey levels (of 255)
+standard deviation, every pixel and channel by itself. overlay: a code that is not the answer, written as captions are (white
+with a black edge) above or below the thing asked about, 2 s times as large as a plate's own, and with it from frame to frame.
 """
 
 import math
@@ -24,8 +24,8 @@ from pixelis.actors.scene import FONT, STROKE, Item, Pixels, draw_code, make_rng
 Name = Literal["lighting", "motion", "noise", "overlay"]
 NAMES: tuple[Name, ...] = get_args(Name)
 DIM, WARM, FALL = 0.5, 0.25, 0.5  # stops at severity 1: of all light, of red up and blue down, and from left to right
-SPREAD = 0.25  # of a scene's light around these
-LENGTH = 0.025  # of the width
+REST, LENGTH, ANGLE = 3.0, 0.3, math.pi / 6  # halvings of the time at rest at severity 1; of the width; upwards
+SPREAD = 0.25  # of a scene's light and sweep around these
 DEVIATION = 60.0  # grey levels
 STEPS = 8  # samples a pixel along the blur's line
 LETTERS, EDGE, APART = 1.3, 2, 4  # of an overlay: scale of its font, pixels of its edge, pixels from what it stands beside
@@ -91,11 +91,18 @@ def lighting(rng: np.random.Generator, severity: float) -> Effect:
 
 
 def motion(rng: np.random.Generator, severity: float) -> Effect:
-    angle = rng.uniform(0, math.pi)
-    return lambda pixels, asked: np.asarray(
-        cv2.filter2D(pixels, -1, line(LENGTH * severity * pixels.shape[1], angle), borderType=cv2.BORDER_REFLECT),
-        dtype=np.uint8,
-    )
+    rest, length, angle = np.array((REST, LENGTH, ANGLE)) * rng.uniform(1 - SPREAD, 1 + SPREAD, 3)
+    still = 2.0 ** -(severity * rest)
+
+    def swept(pixels: Pixels, asked: Item) -> Pixels:
+        reach = length * pixels.shape[1]
+        kernel = line(reach, angle)
+        middle = kernel.shape[0] // 2
+        end = middle + round(reach / 2 * math.cos(angle)), middle - round(reach / 2 * math.sin(angle))  # where it rested
+        smeared = cv2.filter2D(pixels, cv2.CV_32F, kernel, anchor=end, borderType=cv2.BORDER_REFLECT)
+        return np.clip(np.round(still * pixels + (1 - still) * smeared), 0, 255).astype(np.uint8)
+
+    return swept
 
 
 def line(length: float, angle: float) -> np.ndarray:

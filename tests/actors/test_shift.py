@@ -5,7 +5,7 @@ import pytest
 
 from pixelis.actors.ceiling import ceiling
 from pixelis.actors.scene import Item
-from pixelis.actors.shift import DEVIATION, LENGTH, NAMES, Name, Shift, ShiftError, line
+from pixelis.actors.shift import DEVIATION, LENGTH, NAMES, REST, SPREAD, Name, Shift, ShiftError, line
 from pixelis.actors.tasks import TaskSource
 from pixelis.actors.world import FAMILIES, make_scene
 from pixelis.tools.frame import View
@@ -77,6 +77,20 @@ def test_blur_has_its_length(length: float, angle: float) -> None:
     assert kernel.sum() == pytest.approx(1)
     assert np.sqrt((kernel * along**2).sum()) == pytest.approx(length / np.sqrt(12), abs=0.25)
     assert np.sqrt((kernel * across**2).sum()) < 0.6
+
+
+def test_a_swept_camera_leaves_what_it_saw_at_rest_in_its_place() -> None:
+    """A spot keeps the share of the light that the camera rested for; the rest is a trail up and to the right of it."""
+    pixels = np.zeros((201, 201, 3), np.uint8)
+    pixels[98:103, 98:103] = 255
+    for severity in (0.25, 0.5, 1):
+        swept = Shift("motion", severity).effect("code", 0)(pixels, ASKED)[..., 0]
+        least, most = (255 * 2 ** -(severity * REST * u) for u in (1 + SPREAD, 1 - SPREAD))
+        assert swept[98:103, 98:103].max() == swept.max()
+        assert least - 1 <= swept[100, 100] <= most + 255 / (LENGTH * 201 / 10)
+        rows, columns = np.nonzero(swept)
+        assert rows.max() <= 103 and columns.min() >= 97  # rounding of the trail's end
+        assert (1 - SPREAD) * LENGTH * 201 / 2 < columns.max() - 103 < (1 + SPREAD) * LENGTH * 201
 
 
 @pytest.mark.parametrize("text", ["fog:0.5", "noise", "noise:", "noise:much", "noise:1.5", "noise:-1", "noise:nan", ":1", ""])
