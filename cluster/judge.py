@@ -46,6 +46,8 @@ class Judge:
 
     def __init__(self, worker: RolloutWorker, memory: EpisodeMemory | None, settings: TtrlSettings) -> None:
         self.worker, self.memory, self.settings = worker, memory, settings
+        self.partial = 0
+        """Questions whose neighbours were looked for while a shard of the memory was away."""
 
     def serve(self, tasks: Mapping[int, Task], version: Version) -> dict[int, Served]:
         """Answer some questions by their numbers, under the weights of `version`."""
@@ -84,8 +86,9 @@ class Judge:
         keys = self.memory.keys([task.question for task in tasks.values()], [task.media for task in tasks.values()])
         some = zip(keys, tasks.values(), strict=True)
         queries = [Query(k, t.question, t.answer_type, t.media, before=version[1]) for k, t in some]
-        near = [neighbours(found) for found in self.memory.search(queries)]
-        return dict(zip(tasks, keys, strict=True)), dict(zip(tasks, near, strict=True))
+        found = self.memory.search(queries)
+        self.partial += sum(one.partial for one in found)
+        return dict(zip(tasks, keys, strict=True)), dict(zip(tasks, map(neighbours, found), strict=True))
 
     def _served(self, task: Task, rollouts: list[Trajectory], verdict: Verdict | None, keys: Keys | None) -> Served:
         if verdict is None:

@@ -251,6 +251,8 @@ class Loop:
             out[-1]["reward"] = receipt.mean("reward")
         if self.config.phase == "rft":
             out[-1]["answer"] = receipt.mean("answer")
+        if self.config.phase == "ttrl":
+            out[-1]["recall_partial"] = sums.get("recall_partial", 0.0)
         return out
 
 

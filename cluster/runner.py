@@ -137,7 +137,7 @@ class Runner:
 
     def _judge(self, job: Job, start: float) -> Receipt:
         """Answer questions; what may be learned from them is durable in a shard when the receipt comes back."""
-        before = self.toolbox.retried, self.judge.worker.repeated
+        before = self.toolbox.retried, self.judge.worker.repeated, self.judge.partial
         tasks = {index: self.questions.task(index) for index in job.indices}
         served = self.judge.serve(tasks, self.engine.version)
         judged = [one.judged for one in served.values() if one.judged]
@@ -147,6 +147,7 @@ class Runner:
         sums |= {
             "call_retries": float(self.toolbox.retried - before[0]),
             "episode_retries": float(self.judge.worker.repeated - before[1]),
+            "recall_partial": float(self.judge.partial - before[2]),
         }
         return Receipt(
             job.key, record, job.indices, len(judged), sums,

@@ -1,6 +1,8 @@
 """Judging without Ray: what is answered, what is learned from it, and that answers change exactly when an update is kept."""
 
+from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ from pixelis.learners.ttrl import TtrlSettings
 from pixelis.memory.encoder import EncoderSettings, encoders
 from pixelis.memory.episodes import EpisodeShard
 from pixelis.memory.model import Model
-from pixelis.memory.recall import EpisodeMemory, Here
+from pixelis.memory.recall import AwayError, EpisodeMemory, Here
 from pixelis.memory.weights import unflatten
 from pixelis.tools.media import MediaStore
 from pixelis.tools.toolbox import Toolbox
@@ -78,6 +80,27 @@ def test_what_was_accepted_votes_on_later_questions_but_not_on_those_of_before(
     heard = [one.judged.verdict.neighbours for one in later.values() if one.judged]
     assert {n.id for some in heard for n in some} <= {row[0].id for row in rows} and any(heard)
     assert not any(one.judged.verdict.neighbours for one in before.values() if one.judged)
+    shard.close()
+
+
+def test_questions_that_a_shard_was_away_for_are_counted_and_answered(
+    talker: Path, questions: Unanswered, tmp_path: Path
+) -> None:
+    class Away:
+        name = "1"
+
+        def ask(self, method: str, *given: Any) -> futures.Future[Any]:
+            failed: futures.Future[Any] = futures.Future()
+            failed.set_exception(AwayError("1 is away"))
+            return failed
+
+    model = Model.load(talker)
+    shard = Here(EpisodeShard(tmp_path / "0"))
+    seeing = encoders(model.with_eyes_of_its_own(), questions.store, EncoderSettings())
+    for shards, partial in (([shard], 0), ([shard, Away()], 2)):
+        judge = judge_of(model, questions, EASY, EpisodeMemory(shards, *seeing))
+        served = judge.serve({i: questions.task(i) for i in range(2)}, (0, 0))
+        assert len(served) == 2 and judge.partial == partial
     shard.close()
 
 
