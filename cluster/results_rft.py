@@ -145,8 +145,10 @@ class Rft(Origins[Cell]):
 
 
 def started() -> Path:
-    """The policy that test-time training goes on from: `full` of the early start, seed 0; trained first if it is not here."""
-    for cell in (Cell("early", "sft"), Cell("early", "full")):
+    """The policy that test-time training goes on from: `full` of the early start, of the first seed whose run is here; without
+    any, seed 0 is trained."""
+    here = [cell for seed in SEEDS["early", "full"] if (cell := Cell("early", "full", seed)).trained]
+    for cell in here[:1] or (Cell("early", "sft"), Cell("early", "full")):
         if not cell.trained:
             Rft().train(cell)
     return cell.root / "policy" / cell.phase

@@ -36,7 +36,7 @@ from pixelis.memory.log import replace_file
 FAMILIES = ("code", "clip")
 GRID = (2e-5, 4e-5, 8e-5)
 """Learning rates of the spike."""
-LR = 4e-5
+LR = 8e-5
 """Of everything else: the spike's choice (docs/decisions.md)."""
 MULTIPLES = (1, 2, 4, 8)
 """Of LR, for the margin of stability."""
@@ -203,7 +203,7 @@ class Ttrl(Origins[Cell]):
             found = [ceiling(family, "heldout", CEILING, last) for family in FAMILIES]
             quiet = dict.fromkeys(("kl_median", "kl_p95", "under", "inside", "over", "abstain_rate"))
             row |= {"ceiling": float(np.mean(found)), **quiet, "rollbacks": 0}
-            return {"rows": [row], "items": self.items(cell), "origin": cell.seed}
+            return {"rows": [row], "items": self.items(cell), "origin": cell.seed, "start": str(results_rft.started())}
         origin = self.origin(Cell(cell.stream, "none"))
         base = self.read(origin)
         assert base, "it is needed"

@@ -25,7 +25,7 @@ from pixelis.learners.optimizer import make_optimizer
 from pixelis.learners.probe import Probes, Who, probed
 from pixelis.learners.questions import Questions
 from pixelis.learners.ranks import Ranks, clip, like, whole
-from pixelis.learners.reference import Read, Reference, copied, states_and_logprobs
+from pixelis.learners.reference import Read, Reference, copied, states_and_logprobs, worn
 from pixelis.learners.refill import Kept, Refill
 from pixelis.learners.sample import Sample, asked, lessons, sampled
 from pixelis.learners.ttrl import Good, State, Ttrl, TtrlSettings, tried
@@ -139,6 +139,7 @@ class Learner:
         self.probes: Probes | None = None
         self.refill = Refill(settings.grpo.refill)
         self._flat: FlatWeights | None = FlatWeights(self.weights())  # None: sharded
+        self._average = FlatWeights(self.ttrl.ema.weights) if self.ttrl and self.ttrl.ema else None
         self._take()
         self.left_out: dict[str, list[Place]] = {}
         """What the last update did not learn from, by reason: (group, trajectory in it) by position."""
@@ -511,11 +512,16 @@ class Learner:
         """The same as one array. Every rank must ask when they are sharded."""
         return self._flat or FlatWeights({name: p.detach() for name, p in self.weights().items()})
 
+    def left(self) -> FlatWeights:
+        """What the phase leaves behind if it ends now: the average where there is one (paper 6.7), else `flat`."""
+        return self._average or self.flat()
+
     def save(self, folder: Path) -> None:
-        """Write the whole policy as a folder. Every rank must ask; the first one writes."""
-        net = merged(self.model.net, whole)
-        if self.ranks.rank == 0:
-            self.model.save(folder, net)
+        """Write the whole policy that the phase leaves behind as a folder. Every rank must ask; the first one writes."""
+        with worn(self.model.net, self.ttrl.ema.weights if self.ttrl and self.ttrl.ema else {}):
+            net = merged(self.model.net, whole)
+            if self.ranks.rank == 0:
+                self.model.save(folder, net)
 
     def state(self) -> State:
         """For a checkpoint: tensors, JSON, and tables. Every rank must ask."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelis.learners.batch import Batch
 from pixelis.learners.loss import CHOICE
@@ -101,27 +101,28 @@ class Wearing(Model):
     @torch.no_grad()
     def encode(self, *args: Any, **kwargs: Any) -> list[Features]:
         """As `Model.encode`."""
-        with self._changed():
+        with worn(self.net, self.worn):
             return super().encode(*args, **kwargs)
 
     @torch.no_grad()
     def hidden(self, *args: Any, **kwargs: Any) -> Tensor:
         """As `Model.hidden`."""
-        with self._changed():
+        with worn(self.net, self.worn):
             return super().hidden(*args, **kwargs)
 
-    @contextmanager
-    def _changed(self) -> Iterator[None]:
-        """In place, as layers may hold on to where their parameters lie; afterwards they are as before, to the bit."""
-        own = dict(self.net.named_parameters())
-        before = {name: own[name].detach().clone() for name in self.worn}
-        try:
-            for name, tensor in self.worn.items():
-                own[name].data.copy_(tensor)
-            yield
-        finally:
-            for name, tensor in before.items():
-                own[name].data.copy_(tensor)
+
+@contextmanager
+def worn(net: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Other values of some parameters by name, for as long as this lasts; afterwards they are as before, to the bit."""
+    own = dict(net.named_parameters())
+    before = {name: own[name].detach().clone() for name in values}
+    try:
+        for name, tensor in values.items():
+            own[name].data.copy_(like(tensor, own[name]))  # in place, as layers may hold on to where their parameters lie
+        yield
+    finally:
+        for name, tensor in before.items():
+            own[name].data.copy_(tensor)
 
 
 def step_spans(trajectory: Trajectory) -> list[tuple[int, int]]:

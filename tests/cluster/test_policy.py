@@ -85,6 +85,14 @@ def test_a_checkpoint_of_adapters_is_opened_whole(adapted: tuple[Path, Model], u
     assert (source.checkpoint, source.lora) == (checkpoint, LORA)
 
 
+def test_a_checkpoint_with_an_average_is_opened_as_that(untrained: Path, tmp_path: Path) -> None:
+    last = {name: p.detach() for name, p in Model.load(untrained).net.named_parameters()}
+    mean = {name: tensor + 1 for name, tensor in last.items()}
+    path = save(tmp_path / "step-1", {"model": last, "ema": mean}, {"base": str(untrained), "phase": "ttrl"})
+    opened = dict(open_policy(path).net.named_parameters())
+    assert opened.keys() == mean.keys() and all(torch.equal(opened[name], mean[name]) for name in mean)
+
+
 def test_adapters_are_exported_merged_or_alone(adapted: tuple[Path, Model], untrained: Path, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import Qwen3VLForConditionalGeneration

@@ -129,7 +129,7 @@ def test_the_page_says_whether_the_corridor_held_and_which_rates_are_borne() -> 
         finish(Cell("motion", arm, lr), 0.6, clean=clean)
         made.keep(Cell("motion", arm, lr))
     page = made.gather().read_text()
-    assert "`full` bears 8e-05 and `unsafe` 4e-05: the margin of `full` is at least a step larger." in page
+    assert f"`full` bears {2 * LR:g} and `unsafe` {LR:g}: the margin of `full` is at least a step larger." in page
     assert "at least 100% in each of its 3 runs" in page and "is 0.200 (none" in page and "(90 % were expected: yes)" in page
 
 

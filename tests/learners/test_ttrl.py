@@ -27,6 +27,7 @@ from pixelis.learners.ttrl import TtrlSettings
 from pixelis.learners.vote import Ballot, Neighbour
 from pixelis.memory import checkpoint, journal
 from pixelis.memory.journal import Abstained, Accepted, Discarded, Entry, Journal
+from pixelis.memory.lora import LoraSettings
 from pixelis.memory.model import Model
 from pixelis.memory.trajectory import Group
 from pixelis.memory.weights import unflatten
@@ -94,6 +95,25 @@ def test_only_states_before_sampled_tokens_carry_a_gradient(model: Model, store:
         before_sampled = np.zeros(size.shape[1], bool)
         before_sampled[np.flatnonzero(trajectory.mask) - 1] = True
         assert (size[row][~before_sampled] == 0).all() and (size[row][before_sampled] > 0).all()
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_what_is_left_behind_is_the_average_and_saving_it_changes_nothing(
+    model: Model, store: MediaStore, tmp_path: Path, rank: int
+) -> None:
+    learner = Learner(model, store, replace(SETTINGS, lr=1e-2, train_vision=not rank, lora=LoraSettings(rank)))
+    learner.update([asked(model, store, 0)])
+    before = bits(learner)
+    learner.save(tmp_path)
+    assert same(bits(learner), before) and learner.reference
+    left = Model.load(tmp_path)
+    flat = learner.left()
+    mean, last = unflatten(flat.array().copy(), flat.plan), learner.weights()
+    assert mean.keys() == last.keys() and any(not torch.equal(mean[name], last[name]) for name in mean)
+    one = episode(model, store, 5)
+    torch.testing.assert_close(token_logprobs(left, store, one), token_logprobs(learner.reference.model, store, one))
+    start = Learner(model, store, replace(SETTINGS, ttrl=TtrlSettings(anchor="start")))
+    assert start.left() is start.flat()
 
 
 def test_an_accepted_question_makes_its_exemplar_likelier_and_the_dissenter_less(model: Model, store: MediaStore) -> None:
