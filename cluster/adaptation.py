@@ -128,12 +128,11 @@ class Adaptation:
         }  # fmt: skip
         return {name: float(value) for name, value in told.items()}
 
-    def watch(self, epoch: int) -> bool:
-        """Look at the canary when that is due: at what the phase would leave behind; whether good weights were put back, as the
-        first of `epoch`."""
+    def watch(self, published: Published, epoch: int) -> bool:
+        """Look at the canary when that is due; whether good weights were put back, as the first of `epoch`."""
         if not self.canary.due(self.commits):
             return False
-        asked = self._source(self.canary.settings.n, "dev", self.learners.publish(left=True))
+        asked = self._source(self.canary.settings.n, "dev", published)
         right = {one.task_id: outcome.success for one, outcome in zip(asked.episodes, asked.outcomes, strict=True)}
         why = self.canary.look(self.commits, right)
         if why is None:

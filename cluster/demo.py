@@ -16,7 +16,7 @@ from pixelis.cluster.usage import load as machine
 
 STREAM = Stream("demo", "lighting:0.5", 240)
 SHORT = {
-    "rollout.actors": 1, "learner.ranks": 1, "tools.where": "here", "learner.ttrl.ema.keep": 0.91,
+    "rollout.actors": 1, "rollout.groups": 4, "learner.ranks": 1, "tools.where": "here", "learner.ttrl.ema.keep": 0.91,
     "learner.ttrl.canary.every": 30, "learner.ttrl.canary.n": 128, "eval.n": 200,
 }  # fmt: skip
 """What 60 updates want otherwise than the many of configs/ttrl.toml: few processes, each of which costs CPU-seconds before it

@@ -58,8 +58,6 @@ class Published:
     version: Version
     plan: tuple[Slot, ...] = ()
     ref: tuple[Any, ...] = ()
-    left: bool = False
-    """Whether it is what the phase would leave behind (`Learner.left`), not what acts."""
 
 
 @dataclass(frozen=True, slots=True)

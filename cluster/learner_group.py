@@ -132,10 +132,9 @@ class LearnerPart:
         """What `weights` holds."""
         return self.learner.flat().plan
 
-    def weights(self, left: bool) -> np.ndarray:
-        """The parameters that train, or what they leave behind, as one array of the first rank; a return value, so that the
-        driver owns it."""
-        flat = self.learner.left() if left else self.learner.flat()
+    def weights(self) -> np.ndarray:
+        """The parameters that train, as one array of the first rank; a return value, so that the driver owns it."""
+        flat = self.learner.flat()
         return np.zeros(0, np.uint8) if self.rank else flat.array()
 
     def save(self, path: Path, state: dict[str, Any]) -> Path:
@@ -234,15 +233,14 @@ class LearnerGroup:
         """Some optimizer steps."""
         return self.ask(self.begin_update(records, first, steps))
 
-    def publish(self, left: bool = False) -> Published:
-        """The weights as they are now, for the rollout actors to pull when they have others: those that act, or (`left`) what
-        the phase would leave behind."""
+    def publish(self) -> Published:
+        """The weights as they are now, for the rollout actors to pull when they are newer than theirs."""
         self._plan = self._plan or self.ask([actor.plan.remote() for actor in self.actors])
-        weights: list[Any] = [actor.weights.remote(left) for actor in self.actors]
+        weights: list[Any] = [actor.weights.remote() for actor in self.actors]
         # Who answers this has sent its weights: a learner that died before would leave rollout actors waiting for them. The
         # driver does not fetch them itself, since it may be on another node.
         version: Version = self.ask([actor.version.remote() for actor in self.actors])
-        return Published(version, self._plan, (weights[0],), left)
+        return Published(version, self._plan, (weights[0],))
 
     def ask(self, refs: list[Any]) -> Any:
         """What the first of some ranks answers, when all have. LearnerLost when one died or is late."""

@@ -148,7 +148,7 @@ class Loop:
 
     def _watch(self, adaptation: Adaptation) -> None:
         """Look at the canary; weights that were put back are a new epoch's first."""
-        self.went_back = adaptation.watch(self.ledger.epoch(self.learners.epoch + 1))
+        self.went_back = adaptation.watch(self.published, self.ledger.epoch(self.learners.epoch + 1))
         if self.went_back:
             self.publish()
             self.ledger.write(Began(self.published.version, self.step))

@@ -143,7 +143,7 @@ def export(path: str | Path, folder: Path, adapter: bool = False) -> None:
         from pixelis.memory.lora import save_adapter
 
         source, settings, checkpoint = _adapted(Path(path))
-        save_adapter(_left(checkpoint), settings, source, folder)
+        save_adapter(_served(checkpoint), settings, source, folder)
     else:
         open_policy(path).save(folder)
 
@@ -161,9 +161,9 @@ def _adapted(path: Path) -> tuple[Path, LoraSettings, Path]:
 
 
 def put(model: Model, checkpoint: Path) -> None:
-    """Put what a checkpoint leaves behind into a model. CheckpointError when it does not fit."""
+    """Put what is served of a checkpoint into a model. CheckpointError when it does not fit."""
     trained(checkpoint, model)
-    model.net.load_state_dict(_left(checkpoint), strict=False)
+    model.net.load_state_dict(_served(checkpoint), strict=False)
 
 
 def trained(checkpoint: Path, model: Model) -> Mapping[str, Tensor]:
@@ -171,7 +171,7 @@ def trained(checkpoint: Path, model: Model) -> Mapping[str, Tensor]:
     return _fits(checkpoint, {name: tuple(p.shape) for name, p in model.net.named_parameters()})
 
 
-def _left(checkpoint: Path) -> dict[str, Tensor]:
+def _served(checkpoint: Path) -> dict[str, Tensor]:
     """The average of the weights where there is one (`learners/ema.py`), else those that train."""
     tensors = load(checkpoint).tensors
     return dict(tensors.get("ema", tensors["model"]))

@@ -48,7 +48,7 @@ FIRST = 1000
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What is adapted to. Example: Stream("lighting:0.5", 1200)"""
+    """What is adapted to. Example: Stream("lighting:0.5", 2400)"""
 
     shift: str
     n: int
@@ -63,11 +63,11 @@ class Stream:
 
 
 STREAMS = {
-    "lighting": Stream("lighting:0.5", 1200),
-    "motion": Stream("motion:0.5", 1200),
-    "switch": Stream("lighting:0.5,motion:0.5", 1200),
-    "folder": Stream("lighting:0.5", 150, rounds=8),
-    "endurance": Stream("motion:0.5", 8000),
+    "lighting": Stream("lighting:0.5", 2400),
+    "motion": Stream("motion:0.5", 2400),
+    "switch": Stream("lighting:0.5,motion:0.5", 2400),
+    "folder": Stream("lighting:0.5", 300, rounds=8),
+    "endurance": Stream("motion:0.5", 16000),
 }
 ARMS: dict[str, tuple[str, ...]] = {
     "full": (),

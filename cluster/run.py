@@ -227,7 +227,8 @@ class Phase:
 
     def _evaluate(self, algorithm: PixelisAlgorithm, n: int, split: Split) -> Evaluation:
         work = jobs(n, len(set(self.config.tasks.families)), split)
-        return gather(algorithm.crew.run(work, algorithm.learners.publish(left=True)))
+        algorithm.loop.publish()
+        return gather(algorithm.crew.run(work, algorithm.loop.published))
 
     def _save(self, algorithm: PixelisAlgorithm) -> Path:
         path = self.folder / f"step-{algorithm.loop.step:06d}"

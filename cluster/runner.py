@@ -61,8 +61,6 @@ class Runner:
         self.memory = memory
         self.episodes: EpisodeMemory | None = None
         self._workers: dict[tuple[Split, bool, Shift], RolloutWorker] = {}
-        self._left = False
-        """Whether the engine holds what the phase would leave behind, not what acts."""
         quiet()
 
     @cached_property
@@ -165,15 +163,12 @@ class Runner:
         return check_vision(self.engine.model, Renderer(self.engine.model), self.store, tasks)
 
     def _pull(self, published: Published | None) -> None:
-        """Take the published weights unless they are here, or older; called between episodes only."""
-        if published is None or (published.version < self.engine.version and not self._left):
-            return
-        if (published.version, published.left) == (self.engine.version, self._left):
+        """Take the published weights if they are newer; called between episodes only."""
+        if published is None or published.version <= self.engine.version:
             return
         flat = answer(published.ref[0], self.config.deadline, "weights")
         sight_changes = trains_vision(slot.name for slot in published.plan)
         self.engine.load(unflatten(flat, published.plan), published.version, sight_changes)
-        self._left = published.left
 
     def _worker(self, split: Split, equally: bool, shift: Shift = NO_SHIFT) -> RolloutWorker:
         """What the run trains on, or (`equally`) PixelWorld, every family as often as the others."""

@@ -1,4 +1,4 @@
-"""The slow-moving average of the weights that test-time training is held close to (paper 6.7)."""
+"""The moving average of the weights that test-time training serves, and is held close to (paper 6.7)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EmaSettings:
         (1000, 693)
     """
 
-    keep: float = 0.98
+    keep: float = 0.95
     """mu: average <- mu average + (1 - mu) weights."""
 
     def __post_init__(self) -> None:

@@ -509,15 +509,12 @@ class Learner:
         return {name: whole(p) for name, p in self.model.net.named_parameters() if p.requires_grad}
 
     def flat(self) -> FlatWeights:
-        """The same as one array. Every rank must ask when they are sharded."""
-        return self._flat or FlatWeights({name: p.detach() for name, p in self.weights().items()})
-
-    def left(self) -> FlatWeights:
-        """What the phase leaves behind if it ends now: the average where there is one (paper 6.7), else `flat`."""
-        return self._average or self.flat()
+        """What is served, as one array: the average where there is one (paper 6.7), else the parameters that train. Every rank
+        must ask when they are sharded."""
+        return self._average or self._flat or FlatWeights({name: p.detach() for name, p in self.weights().items()})
 
     def save(self, folder: Path) -> None:
-        """Write the whole policy that the phase leaves behind as a folder. Every rank must ask; the first one writes."""
+        """Write the whole policy that is served as a folder. Every rank must ask; the first one writes."""
         with worn(self.model.net, self.ttrl.ema.weights if self.ttrl and self.ttrl.ema else {}):
             net = merged(self.model.net, whole)
             if self.ranks.rank == 0:
