@@ -27,7 +27,7 @@ DIM, WARM, FALL = 0.5, 0.25, 0.5  # stops at severity 1: of all light, of red up
 REST, LENGTH, ANGLE = 3.0, 0.3, math.pi / 6  # halvings of the time at rest at severity 1; of the width; upwards
 SPREAD = 0.25  # of a scene's light and sweep around these
 DEVIATION = 60.0  # grey levels
-STEPS = 8  # samples a pixel along the blur's line
+DOUBLINGS = 7  # 128 samples of a sweep
 LETTERS, EDGE, APART = 1.3, 2, 4  # of an overlay: scale of its font, pixels of its edge, pixels from what it stands beside
 
 Effect = Callable[[Pixels, Item], Pixels]
@@ -95,26 +95,19 @@ def motion(rng: np.random.Generator, severity: float) -> Effect:
     still = 2.0 ** -(severity * rest)
 
     def swept(pixels: Pixels, asked: Item) -> Pixels:
-        reach = length * pixels.shape[1]
-        kernel = line(reach, angle)
-        middle = kernel.shape[0] // 2
-        end = middle + round(reach / 2 * math.cos(angle)), middle - round(reach / 2 * math.sin(angle))  # where it rested
-        smeared = cv2.filter2D(pixels, cv2.CV_32F, kernel, anchor=end, borderType=cv2.BORDER_REFLECT)
-        return np.clip(np.round(still * pixels + (1 - still) * smeared), 0, 255).astype(np.uint8)
+        smeared = smear(pixels, length * pixels.shape[1], angle)
+        return np.round(still * pixels + (1 - still) * smeared).astype(np.uint8)
 
     return swept
 
 
-def line(length: float, angle: float) -> np.ndarray:
-    """A blur's kernel: the share of a straight line of `length` pixels that falls on each pixel around its middle."""
-    reach = math.ceil(length / 2) + 1
-    kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
-    for along in np.linspace(-length / 2, length / 2, STEPS * max(1, math.ceil(length)) + 1):
-        x, y = reach + along * math.cos(angle), reach - along * math.sin(angle)
-        column, row = int(x), int(y)
-        right, down = x - column, y - row
-        kernel[row : row + 2, column : column + 2] += np.outer((1 - down, down), (1 - right, right))
-    return kernel / kernel.sum()
+def smear(pixels: Pixels, length: float, angle: float) -> np.ndarray:
+    """The mean, float32, over a straight line from each pixel on: 2 ^ DOUBLINGS samples, as many more by each doubling."""
+    out, (height, width) = pixels.astype(np.float32), pixels.shape[:2]
+    for step in length / 2.0 ** np.arange(DOUBLINGS, 0, -1):
+        move = np.array([[1, 0, step * math.cos(angle)], [0, 1, -step * math.sin(angle)]])
+        out = (out + cv2.warpAffine(out, move, (width, height), borderMode=cv2.BORDER_REFLECT)) / 2
+    return out
 
 
 def noise(rng: np.random.Generator, severity: float) -> Effect:
