@@ -71,11 +71,11 @@ def test_noise_falls_anew_on_every_frame_and_blur_does_not() -> None:
 @pytest.mark.parametrize("angle", [0.0, 0.4, 0.7])
 def test_a_smear_has_its_length(length: float, angle: float) -> None:
     """The spread of an even line of length L along itself is L / sqrt 12, and little across it; rounding loses little light."""
-    pixels = np.zeros((301, 301), np.uint8)
-    pixels[250, 50] = 255
+    pixels = np.zeros((401, 401), np.uint8)
+    pixels[300, 100] = 255
     trail = smear(pixels, length, angle).astype(float) / 255
     rows, columns = np.indices(trail.shape)
-    x, y = columns - 50, 250 - rows
+    x, y = columns - 100, 300 - rows
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     assert trail.sum() == pytest.approx(1, abs=0.02)
     trail /= trail.sum()
