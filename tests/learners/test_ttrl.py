@@ -468,9 +468,9 @@ def test_groups_that_nobody_judged_are_refused_and_judged_ones_elsewhere(model: 
 
 
 def test_an_average_that_looks_back_too_far_is_refused_before_it_begins(model: Model, store: MediaStore) -> None:
-    with pytest.raises(ValueError, match="more than a fifth of 100"):
-        Learner(model, store, SETTINGS, steps=100)
-    Learner(model, store, SETTINGS, steps=250)
+    with pytest.raises(ValueError, match="more than a fifth of 90"):
+        Learner(model, store, SETTINGS, steps=90)
+    Learner(model, store, SETTINGS, steps=100)
     with pytest.raises(ValueError, match="mean over trajectories"):
         Learner(model, store, replace(SETTINGS, grpo=GrpoSettings(form="dr_grpo")))
 
