@@ -103,7 +103,8 @@ def motion(rng: np.random.Generator, severity: float) -> Effect:
 
 def smear(pixels: Pixels, length: float, angle: float) -> np.ndarray:
     """The mean, float32, over a straight line from each pixel on: 2 ^ DOUBLINGS samples, as many more by each doubling."""
-    out, (height, width) = pixels.astype(np.float32), pixels.shape[:2]
+    out: np.ndarray = pixels.astype(np.float32)
+    height, width = pixels.shape[:2]
     for step in length / 2.0 ** np.arange(DOUBLINGS, 0, -1):
         move = np.array([[1, 0, step * math.cos(angle)], [0, 1, -step * math.sin(angle)]])
         out = (out + cv2.warpAffine(out, move, (width, height), borderMode=cv2.BORDER_REFLECT)) / 2

@@ -43,7 +43,8 @@ def resolve(path: str | Path) -> Source:
 
     shapes = check(source.folder)
     if source.checkpoint is not None:
-        _fits(source.checkpoint, lora.shapes(shapes, source.lora) if source.lora else shapes)
+        expected = lora.shapes(shapes, source.lora) if source.lora else shapes
+        _fits(source.checkpoint, _served(source.checkpoint), expected)
     return source
 
 
@@ -162,23 +163,25 @@ def _adapted(path: Path) -> tuple[Path, LoraSettings, Path]:
 
 def put(model: Model, checkpoint: Path) -> None:
     """Put what is served of a checkpoint into a model. CheckpointError when it does not fit."""
-    trained(checkpoint, model)
-    model.net.load_state_dict(_served(checkpoint), strict=False)
+    model.net.load_state_dict(dict(_fits(checkpoint, _served(checkpoint), _shapes(model))), strict=False)
 
 
 def trained(checkpoint: Path, model: Model) -> Mapping[str, Tensor]:
-    """A checkpoint's tensors, which are parameters of a model. CheckpointError when they do not fit."""
-    return _fits(checkpoint, {name: tuple(p.shape) for name, p in model.net.named_parameters()})
+    """A checkpoint's tensors that train, which are parameters of a model. CheckpointError when they do not fit."""
+    return _fits(checkpoint, load(checkpoint).tensors["model"], _shapes(model))
 
 
-def _served(checkpoint: Path) -> dict[str, Tensor]:
+def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(p.shape) for name, p in model.net.named_parameters()}
+
+
+def _served(checkpoint: Path) -> Mapping[str, Tensor]:
     """The average of the weights where there is one (`learners/ema.py`), else those that train."""
     tensors = load(checkpoint).tensors
-    return dict(tensors.get("ema", tensors["model"]))
+    return tensors.get("ema", tensors["model"])
 
 
-def _fits(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
-    tensors = load(checkpoint).tensors["model"]
+def _fits(checkpoint: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
     for name in tensors:
         if name not in shapes:
             raise CheckpointError(f"{checkpoint}: {name} is no parameter of this policy")

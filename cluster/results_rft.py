@@ -147,11 +147,12 @@ class Rft(Origins[Cell]):
 def started() -> Path:
     """The policy that test-time training goes on from: `full` of the early start, of the first seed whose run is here; without
     any, seed 0 is trained."""
-    here = [cell for seed in SEEDS["early", "full"] if (cell := Cell("early", "full", seed)).trained]
-    for cell in here[:1] or (Cell("early", "sft"), Cell("early", "full")):
+    every = [Cell("early", "full", seed) for seed in SEEDS["early", "full"]]
+    full = next((cell for cell in every if cell.trained), every[0])
+    for cell in (Cell("early", "sft"), full) if not full.trained else ():
         if not cell.trained:
             Rft().train(cell)
-    return cell.root / "policy" / cell.phase
+    return full.root / "policy" / full.phase
 
 
 def rows(cell: Cell) -> list[dict[str, Any]]:

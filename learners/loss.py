@@ -178,7 +178,9 @@ def _surrogate(logprobs: Tensor, of: Sampled, settings: GrpoSettings, anchor: An
     else:
         clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
         gains = torch.minimum(ratio * of.advantages, clipped * of.advantages)
-    kl = ratio.detach() * k3(logprobs, of.reference)  # of what other weights have sampled, k3 alone would estimate another KL
+    kl = k3(logprobs, of.reference)
+    if anchor == "ema":  # the reference has sampled: without importance weights k3 would estimate another KL
+        kl = ratio.detach() * kl
     over = {"trajectory_mean": each, "token_mean": every, "choice": of.choice.float()}
     over |= {name: (of.roles == ord(letter)).float() for letter, name in ROLES.items() if name in KL}
     figures = {f"{k3_to(anchor)}_{name}": _told(kl, weight) for name, weight in over.items()}

@@ -65,16 +65,17 @@ def test_forms_differ_in_what_a_long_chain_counts(form: str, shares: tuple[float
     assert (float(-now.grad[:6].sum()), float(now.grad[6:].sum())) == pytest.approx(shares)
 
 
-def test_the_kl_of_what_the_reference_has_sampled_is_that_of_the_policy_too() -> None:
-    """Its importance weights make it an estimate of KL(policy || reference), whoever sampled."""
+def test_the_kl_of_what_the_average_has_sampled_is_that_of_the_policy_too() -> None:
+    """Its importance weights make it an estimate of KL(policy || average), whichever of the two has sampled."""
     torch.manual_seed(0)
     policy, reference = (torch.randn(5).log_softmax(0) for _ in range(2))
     exact = float((policy.exp() * (policy - reference)).sum())
     for sampler in (policy, reference):
         tokens = torch.multinomial(sampler.exp(), 40_000, replacement=True)
         given = sampled(policy[tokens], old=sampler[tokens], reference=reference[tokens])
-        _, told = grpo(policy[tokens], given, GrpoSettings(), beta=0.0)
-        value, weight = told[f"{K3}_token_mean"]
+        share = torch.full((len(tokens),), 1 / len(tokens))
+        _, told = ttrl(policy[tokens], given, Lessons(share, 0 * share, 0 * share), GrpoSettings(), 0.0, "ema")
+        value, weight = told[f"{k3_to('ema')}_token_mean"]
         assert value / weight == pytest.approx(exact, rel=0.05)
 
 
