@@ -110,8 +110,8 @@ class Adaptation:
             self.news += [] if name in self._alarmed else [f"collapse: {alarm}"]
             self._alarmed.add(name)
 
-    def learned(self, updates: Sequence[Update], receipts: Sequence[Receipt]) -> dict[str, float]:
-        """Write down what was decided, and remember what was learned from; figures of the whole phase."""
+    def learned(self, updates: Sequence[Update], receipts: Sequence[Receipt]) -> None:
+        """Write down what was decided, and remember what was learned from."""
         entries = [entry for update in updates for entry in update.entries]
         for entry in entries:
             self.journal.write(entry)
@@ -122,6 +122,9 @@ class Adaptation:
         rows = [row for answer, row in asked if row is not None and answer.id in kept]
         if self.memory and rows:
             store(self.memory, rows)
+
+    def figures(self) -> dict[str, float]:
+        """Of the whole phase so far."""
         told = {
             "commits": self.commits, "rollbacks": self.rollbacks, "answered": len(self.answers.given),
             **{f"stream_{name}": value for name, value in self.collapse.figures().items()},

@@ -116,7 +116,8 @@ class Loop:
         self.step += steps
         self.ledger.write(*self._entries(updates))
         self._make_room()
-        told = self.adaptation.learned(updates, receipts) if self.adaptation else {}
+        if self.adaptation:
+            self.adaptation.learned(updates, receipts)
         before = time.monotonic()
         if self.config.phase != "sft":
             self.publish()
@@ -126,7 +127,7 @@ class Loop:
         times = {"rollout_wait_s": waited, "update_s": updating, "publish_s": now - before, "seconds": now - start}
         times["overlap"] = overlapped / updating if updating else 0.0
         figures = self._numbered([u.figures for u in updates], total(receipts), times)
-        figures[-1] |= told
+        figures[-1] |= self.adaptation.figures() if self.adaptation else {}
         self.meters.show(figures[-1])
         for update in updates:
             self.meters.update(update)

@@ -22,6 +22,7 @@ from pixelis.actors.shift import Shift
 from pixelis.actors.stream import marks, read_answers, read_keys
 from pixelis.actors.world import NO_SHIFT
 from pixelis.cluster import results_rft, ttrl_page
+from pixelis.cluster.adaptation import JOURNAL
 from pixelis.cluster.config import CONFIGS, RunConfig, load
 from pixelis.cluster.evaluate import Questions, evaluate
 from pixelis.cluster.origins import Origins
@@ -31,6 +32,7 @@ from pixelis.cluster.stream import render
 from pixelis.cluster.track import read_summary
 from pixelis.learners.loss import k3_to
 from pixelis.learners.probe import probed
+from pixelis.memory.journal import Frozen, read
 from pixelis.memory.log import replace_file
 
 FAMILIES = ("code", "clip")
@@ -235,7 +237,7 @@ def drift(root: Path, config: RunConfig) -> dict[str, Any]:
         "over": float((kl > edges.high).mean()), "over_window": float((means > edges.high).mean()),
         "probe_max": max(probe, default=None),
         "abstain_rate": sum(line.get("abstained", 0.0) for line in lines) / max(1.0, sum(asked(line) for line in lines)),
-        "rollbacks": int(lines[-1].get("rollbacks", 0)),
+        "rollbacks": sum(isinstance(line.entry, Frozen) for line in read(root / JOURNAL)),  # which each of them ends with
     }  # fmt: skip
 
 

@@ -105,6 +105,8 @@ def test_weights_that_a_fall_of_the_canary_put_back_are_saved_at_once(
     assert kinds[back : back + 2] == [RolledBack, Frozen] and set(kinds[back + 2 :]) <= {Abstained}
     kept = [entry.weights_out for entry in entries if isinstance(entry, Accepted)]
     assert len(kept) == 8 and isinstance(entries[back], RolledBack) and entries[back].weights_out == kept[3]
+    told = [json.loads(line) for line in (run.root / "metrics.jsonl").read_text().splitlines()]
+    assert next(line["rollbacks"] for line in told if line["commits"] == 8) == 1.0  # of the very update after which it fell
     saved = sorted((run.root / "checkpoints" / "ttrl").glob("step-*"))
     assert [load(path).state["learner"]["beside"]["frozen"] for path in saved[-2:]] == [True, True]
     assert rederived(run.root)[1] == [] and audit(run.root)["ttrl"].balanced

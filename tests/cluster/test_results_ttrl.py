@@ -12,6 +12,7 @@ from pixelis.cluster import results_ttrl, ttrl_page
 from pixelis.cluster.results_ttrl import ARMS, LR, STREAMS, Cell, Ttrl, drift
 from pixelis.learners.loss import k3_to
 from pixelis.learners.probe import probed
+from pixelis.memory.journal import Frozen, Journal, RolledBack
 
 NONE = Cell("lighting", "none")
 
@@ -23,7 +24,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results_ttrl, "ceiling", lambda *_: 1.0)
 
 
-def finish(cell: Cell, unseen: float, clean: float = 0.9, kl: float = 0.1, of: int = 100) -> None:
+def finish(cell: Cell, unseen: float, clean: float = 0.9, kl: float = 0.1, of: int = 100, fell: bool = False) -> None:
     """A finished cell as it leaves its run, as far as its row is made of it: every fifth question abstained from."""
     cell.root.mkdir(parents=True, exist_ok=True)
     for name, share in (("unseen", unseen), ("clean", clean)):
@@ -38,7 +39,11 @@ def finish(cell: Cell, unseen: float, clean: float = 0.9, kl: float = 0.1, of: i
     (cell.root / "answers.jsonl").write_text("\n".join(json.dumps(asdict(one)) for one in told))
     (cell.root / "summary.json").write_text(json.dumps({"phases": {"ttrl": {"cpu_s": 300.0}}}))
     anchor = Ttrl().config(cell).learner.ttrl.anchor
-    line = {"groups": 4.0, "abstained": 1.0, "rollbacks": 0.0, f"{k3_to(anchor)}_token_mean": kl, probed(anchor): 2 * kl}
+    journal = Journal(cell.root / "journal.jsonl")
+    for entry in [RolledBack("canary", 8, "b", "a"), Frozen("canary", 8, "a")] if fell else []:
+        journal.write(entry)
+    journal.close()
+    line = {"groups": 4.0, "abstained": 1.0, f"{k3_to(anchor)}_token_mean": kl, probed(anchor): 2 * kl}
     lines = [json.dumps({**line, "step": i, "skipped": float(i % 4 == 3)}) for i in range(40)]
     (cell.root / "metrics.jsonl").write_text("\n".join(lines))
 
@@ -149,6 +154,22 @@ def test_parts_of_full_are_compared_at_their_own_rate() -> None:
         for arm in ("no_abstain", "answer_only")
     )
     assert part and rival and (part.mean, rival.mean) == (-0.25, 0.25)
+
+
+def test_weights_that_were_put_back_after_the_last_update_count() -> None:
+    cell = Cell("motion", "full", LR)
+    for fell in (False, True):
+        finish(cell, 0.5, fell=fell)
+        assert drift(cell.root, Ttrl().config(cell))["rollbacks"] == int(fell)
+
+
+def test_an_arm_of_another_start_than_its_stream_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    finish(NONE, 0.5)
+    Ttrl().keep(NONE)
+    monkeypatch.setattr(results_ttrl.results_rft, "started", lambda: Path("runs/other/policy/rft"))
+    finish(Cell("lighting", "full", LR), 0.6)
+    with pytest.raises(ValueError, match="went on from runs/other/policy/rft, and `none` of its stream is of runs/start"):
+        Ttrl().keep(Cell("lighting", "full", LR))
 
 
 def test_drift_is_told_by_the_same_edges_for_all_arms() -> None:
